@@ -1,0 +1,152 @@
+//! Bytes to frames and back.
+
+use std::fmt;
+
+use crate::{Error, Flow, Input, Output, Result, Wire};
+
+/// Bytes to frames and back, and nothing else: easy to write, to test and to fuzz.
+///
+/// ```
+/// use perihelion_pipeline::{Codec, Input, Output, Result};
+/// use bytes::{Buf, BufMut};
+///
+/// /// Numbers of two bytes, big-endian.
+/// struct Numbers;
+///
+/// impl Codec for Numbers {
+///     type Frame = u16;
+///     type Item = u16;
+///     fn decode(&mut self, input: &mut Input) -> Result<Option<u16>> {
+///         Ok((input.len() >= 2).then(|| input.take(2).get_u16()))
+///     }
+///     fn encode(&mut self, item: u16, output: &mut Output) -> Result<()> {
+///         output.put_buf().put_u16(item);
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither a `Codec` nor a `Protocol`",
+    label = "expected a codec or a protocol here"
+)]
+pub trait Codec {
+    /// What arrives.
+    type Frame;
+    /// What is written.
+    type Item;
+
+    /// Cuts the next frame from the input, or leaves the input alone where a frame is not whole yet.
+    ///
+    /// # Errors
+    /// Bytes that can't be a frame. Where a stage handles the error, decoding goes on; a second error at the same
+    /// place closes the channel.
+    fn decode(&mut self, input: &mut Input) -> Result<Option<Self::Frame>>;
+
+    /// Appends an item's bytes.
+    ///
+    /// # Errors
+    /// An item that has no encoding; nothing must have been appended.
+    fn encode(&mut self, item: Self::Item, output: &mut Output) -> Result<()>;
+
+    /// Like [`decode`](Codec::decode), when no byte will follow.
+    ///
+    /// # Errors
+    /// By default [`Truncated`], for bytes that are left over at the end.
+    fn decode_eof(&mut self, input: &mut Input) -> Result<Option<Self::Frame>> {
+        match self.decode(input)? {
+            None if !input.is_empty() => Err(Truncated { left: input.len() }.into()),
+            frame => Ok(frame),
+        }
+    }
+}
+
+/// The stream ended inside a frame.
+#[derive(Debug)]
+pub struct Truncated {
+    /// How many bytes of the unfinished frame had come.
+    pub left: usize,
+}
+
+impl fmt::Display for Truncated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the stream ended inside a frame, after {} bytes of it", self.left)
+    }
+}
+
+impl std::error::Error for Truncated {}
+
+/// A codec with a will of its own: a handshake, an answer to a ping. Every [`Codec`] is one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither a `Codec` nor a `Protocol`",
+    label = "expected a codec or a protocol here"
+)]
+pub trait Protocol {
+    /// What arrives.
+    type Frame;
+    /// What is written.
+    type Item;
+
+    /// Asked again after each frame, until it says [`Flow::Done`]: more bytes are needed.
+    ///
+    /// # Errors
+    /// Bytes that can't be a frame, or the end of the stream in the middle of one.
+    fn read(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<Self::Frame>>;
+
+    /// Appends an item's bytes to the wire's output.
+    ///
+    /// # Errors
+    /// An item that can't be written.
+    fn write(&mut self, wire: &mut Wire<'_>, item: Self::Item) -> Result<()>;
+
+    /// The channel is open.
+    ///
+    /// # Errors
+    /// Whatever makes the channel unusable.
+    fn open(&mut self, _wire: &mut Wire<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Before what was written goes on towards the transport.
+    ///
+    /// # Errors
+    /// What was written can't be finished.
+    #[inline]
+    fn flush(&mut self, _wire: &mut Wire<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// An orderly close is on its way to the transport: the place for a last word.
+    ///
+    /// # Errors
+    /// The last word can't be written.
+    fn close(&mut self, _wire: &mut Wire<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// An error of its own. Handled, or given back to go on towards the tail.
+    ///
+    /// # Errors
+    /// The error, where it is not handled.
+    fn error(&mut self, _wire: &mut Wire<'_>, error: Error) -> Result<()> {
+        Err(error)
+    }
+
+    /// The channel is closed, in order or for this reason.
+    fn closed(&mut self, _why: Option<&Error>) {}
+}
+
+impl<C: Codec> Protocol for C {
+    type Frame = C::Frame;
+    type Item = C::Item;
+
+    #[inline]
+    fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<C::Frame>> {
+        let frame = if input.is_ended() { self.decode_eof(input)? } else { self.decode(input)? };
+        Ok(frame.map_or(Flow::Done, Flow::Next))
+    }
+
+    #[inline]
+    fn write(&mut self, wire: &mut Wire<'_>, item: C::Item) -> Result<()> {
+        self.encode(item, wire.output())
+    }
+}

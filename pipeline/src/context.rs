@@ -1,0 +1,102 @@
+//! What a stage sees during one call: the way to the transport, and its channel.
+
+use std::ops::{Deref, DerefMut};
+
+use crate::{Channel, Outbound, Output, Result};
+
+/// For handlers and tails: they write messages. Dereferences to the [`Channel`].
+pub struct Context<'a, T> {
+    out: &'a mut (dyn Outbound<T> + 'a),
+    ch: &'a mut Channel,
+}
+
+impl<'a, T> Context<'a, T> {
+    #[inline]
+    pub(crate) fn new(out: &'a mut (dyn Outbound<T> + 'a), ch: &'a mut Channel) -> Self {
+        Context { out, ch }
+    }
+
+    /// Writes a message towards the transport. It is sent at the end of this turn of the event loop.
+    ///
+    /// # Errors
+    /// What a stage on the way could not write and did not handle.
+    #[inline]
+    pub fn write(&mut self, msg: T) -> Result<()> {
+        self.out.write(self.ch, msg)
+    }
+
+    /// Makes the stages on the way hand down what they hold. The end of a turn does it too.
+    ///
+    /// # Errors
+    /// What a stage on the way could not finish and did not handle.
+    #[inline]
+    pub fn flush(&mut self) -> Result<()> {
+        self.out.flush(self.ch)
+    }
+
+    /// Closes once everything written has been sent.
+    ///
+    /// # Errors
+    /// What a stage on the way could not finish and did not handle.
+    pub fn close(&mut self) -> Result<()> {
+        self.out.close(self.ch)
+    }
+}
+
+impl<T> Deref for Context<'_, T> {
+    type Target = Channel;
+    #[inline]
+    fn deref(&self) -> &Channel {
+        self.ch
+    }
+}
+
+impl<T> DerefMut for Context<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Channel {
+        self.ch
+    }
+}
+
+/// For protocols: they write bytes. Dereferences to the [`Channel`].
+pub struct Wire<'a> {
+    /// Where the codec stands on another stage. At the transport's end it writes into the channel's queue.
+    own: Option<&'a mut Output>,
+    ch: &'a mut Channel,
+}
+
+impl<'a> Wire<'a> {
+    #[inline]
+    pub(crate) fn new(own: Option<&'a mut Output>, ch: &'a mut Channel) -> Self {
+        Wire { own, ch }
+    }
+
+    /// What is written here goes towards the transport.
+    #[inline]
+    pub fn output(&mut self) -> &mut Output {
+        match &mut self.own {
+            Some(output) => output,
+            None => &mut self.ch.link.output,
+        }
+    }
+
+    /// Closes once everything written has been sent.
+    pub fn close(&mut self) {
+        self.ch.begin_close();
+    }
+}
+
+impl Deref for Wire<'_> {
+    type Target = Channel;
+    #[inline]
+    fn deref(&self) -> &Channel {
+        self.ch
+    }
+}
+
+impl DerefMut for Wire<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Channel {
+        self.ch
+    }
+}

@@ -1,0 +1,145 @@
+//! Received bytes that are not decoded yet.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::spare;
+
+/// A view of received bytes. A frame cut from it shares them, without a copy; only a frame that came in several
+/// receives is put together in a buffer of its own, once.
+///
+/// ```
+/// # use perihelion_pipeline::Input;
+/// let mut input = Input::default();
+/// input.push("hello ".into());
+/// input.push("world".into());
+/// assert_eq!(input.as_slice(), b"hello world");
+/// assert_eq!(input.take(5), "hello");
+/// input.advance(1);
+/// assert_eq!(input.take_all(), "world");
+/// ```
+#[derive(Default)]
+pub struct Input {
+    store: Store,
+    ended: bool,
+}
+
+enum Store {
+    /// As received.
+    Shared(Bytes),
+    /// Put together from what was left of one receive and what came after it.
+    Gathered(BytesMut),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store::Shared(Bytes::new())
+    }
+}
+
+impl Input {
+    /// Adds what was received next.
+    #[inline]
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.is_empty() {
+            self.recycle();
+            self.store = Store::Shared(chunk);
+        } else {
+            self.gather(&chunk);
+        }
+    }
+
+    /// No byte will follow those that are here.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether the stream has ended: no byte will follow those that are here.
+    #[inline]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// All bytes that are not used yet.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        match &self.store {
+            Store::Shared(bytes) => bytes,
+            Store::Gathered(bytes) => bytes,
+        }
+    }
+
+    /// How many bytes are not used yet.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether all bytes are used.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Uses up `n` bytes.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn advance(&mut self, n: usize) {
+        match &mut self.store {
+            Store::Shared(bytes) => bytes.advance(n),
+            Store::Gathered(bytes) => bytes.advance(n),
+        }
+    }
+
+    /// Uses up `n` bytes and gives them as a frame that shares the received memory.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[inline]
+    pub fn take(&mut self, n: usize) -> Bytes {
+        match &mut self.store {
+            Store::Shared(bytes) => bytes.split_to(n),
+            Store::Gathered(bytes) => bytes.split_to(n).freeze(),
+        }
+    }
+
+    /// Uses up all bytes.
+    #[inline]
+    pub fn take_all(&mut self) -> Bytes {
+        match std::mem::take(&mut self.store) {
+            Store::Shared(bytes) => bytes,
+            Store::Gathered(bytes) => bytes.freeze(),
+        }
+    }
+
+    /// Lets go of the received memory: an unfinished rest is copied, so that it does not keep a whole receive
+    /// buffer from being used again. Called when a decoder needs more bytes.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        if self.is_empty() {
+            self.recycle();
+        } else if let Store::Shared(_) = self.store {
+            self.gather(&[]);
+        }
+    }
+
+    fn gather(&mut self, chunk: &[u8]) {
+        match &mut self.store {
+            Store::Gathered(all) => all.extend_from_slice(chunk),
+            Store::Shared(rest) => {
+                let mut all = spare::gather(rest.len() + chunk.len());
+                all.extend_from_slice(rest);
+                all.extend_from_slice(chunk);
+                self.store = Store::Gathered(all);
+            }
+        }
+    }
+
+    #[inline]
+    fn recycle(&mut self) {
+        if let Store::Gathered(all) = std::mem::take(&mut self.store) {
+            spare::give_gather(all);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Encoded bytes that the transport has not taken yet.
+
+use bytes::{BufMut, Bytes};
+use std::collections::VecDeque;
+
+use crate::spare;
+
+/// `Bytes` from this size on are sent from where they lie instead of being copied.
+pub const BY_REFERENCE_BYTES: usize = 4 * 1024;
+
+/// Small things are copied into contiguous memory, large `Bytes` are kept by reference. The memory is borrowed from
+/// the worker's spare buffers at the first write and goes back when it has been sent: an empty output holds none.
+///
+/// Multi-byte numbers are written through [`put_buf`](Output::put_buf), which gives the `BufMut` methods of `bytes`.
+///
+/// ```
+/// # use perihelion_pipeline::{Output, Segment};
+/// use bytes::{BufMut, Bytes};
+/// let mut output = Output::default();
+/// output.put_buf().put_u16(5);
+/// output.put_slice(b"hello");
+/// output.put_bytes(Bytes::from(vec![7; 1 << 20]));
+/// assert_eq!(output.len(), 7 + (1 << 20));
+/// assert_eq!(output.pop().unwrap().as_ref(), b"\0\x05hello");
+/// assert!(matches!(output.pop(), Some(Segment::Shared(large)) if large.len() == 1 << 20));
+/// assert!(output.pop().is_none());
+/// ```
+#[derive(Default)]
+pub struct Output {
+    /// What is being written to. Without capacity while the output is empty.
+    open: Vec<u8>,
+    /// Everything before it, in order; there only when something large was written.
+    sealed: Option<Box<Segments>>,
+}
+
+/// Pieces of an output, in order, and how many bytes they are.
+#[derive(Default)]
+pub(crate) struct Segments {
+    queue: VecDeque<Segment>,
+    len: usize,
+}
+
+/// A piece of an output, in memory that does not move.
+pub enum Segment {
+    /// Small things copied together, in a buffer that [`Segment::recycle`] gives back.
+    Copied(Vec<u8>),
+    /// A large thing, where it lay.
+    Shared(Bytes),
+}
+
+impl Output {
+    /// How many bytes have been written and not popped.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.open.len() + self.sealed.as_ref().map_or(0, |sealed| sealed.len)
+    }
+
+    /// Whether all that was written has been popped.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.sealed.is_none()
+    }
+
+    /// Copies the bytes.
+    #[inline]
+    pub fn put_slice(&mut self, bytes: &[u8]) {
+        self.put_buf().extend_from_slice(bytes);
+    }
+
+    /// Copies the bytes if they are few, otherwise keeps a reference to them.
+    #[inline]
+    pub fn put_bytes(&mut self, bytes: Bytes) {
+        if bytes.len() < BY_REFERENCE_BYTES { self.put_slice(&bytes) } else { self.put_large(bytes) }
+    }
+
+    /// The contiguous memory at the end, to append to.
+    #[inline]
+    pub fn put_buf(&mut self) -> &mut Vec<u8> {
+        if self.open.capacity() == 0 {
+            self.open = spare::output();
+        }
+        &mut self.open
+    }
+
+    /// Takes the next piece.
+    #[inline]
+    pub fn pop(&mut self) -> Option<Segment> {
+        if self.sealed.is_some() {
+            return self.pop_sealed();
+        }
+        let open = std::mem::take(&mut self.open);
+        if open.is_empty() {
+            spare::give_output(open);
+            return None;
+        }
+        Some(Segment::Copied(open))
+    }
+
+    #[cold]
+    fn put_large(&mut self, bytes: Bytes) {
+        let open = std::mem::take(&mut self.open);
+        let sealed = self.sealed.get_or_insert_with(spare::segments);
+        sealed.push(Segment::Copied(open));
+        sealed.push(Segment::Shared(bytes));
+    }
+
+    #[cold]
+    fn pop_sealed(&mut self) -> Option<Segment> {
+        let mut sealed = self.sealed.take()?;
+        let segment = sealed.queue.pop_front();
+        sealed.len -= segment.as_ref().map_or(0, Segment::len);
+        if sealed.queue.is_empty() {
+            spare::give_segments(sealed);
+        } else {
+            self.sealed = Some(sealed);
+        }
+        segment
+    }
+}
+
+impl Segments {
+    fn push(&mut self, segment: Segment) {
+        if segment.len() > 0 {
+            self.len += segment.len();
+            self.queue.push_back(segment);
+        }
+    }
+}
+
+impl Segment {
+    /// How many bytes it is; never zero in an [`Output`].
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    /// Whether it has no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives its memory back once the bytes have been sent.
+    #[inline]
+    pub fn recycle(self) {
+        if let Segment::Copied(buffer) = self {
+            spare::give_output(buffer);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Segment {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Segment::Copied(bytes) => bytes,
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// `write!` into an output.
+impl std::io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.put_buf().put_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! One channel's pipeline with its state, without I/O: it is fed what arrives and asked for what is to be sent.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+use crate::channel::Link;
+use crate::{Channel, DynPipeline, Error, Output, Signal, Step};
+
+/// Chunks that wait for a held pipeline before [`Runner::wants_bytes`] says no.
+const WAITING_CHUNKS_MAX: usize = 4;
+
+/// One channel's pipeline with its state. The event loop calls it; it does no I/O of its own.
+///
+/// In each turn of the loop: [`received`](Runner::received) and the like as things arrive, then once
+/// [`finish_turn`](Runner::finish_turn), after which [`output`](Runner::output) holds what is to be sent.
+///
+/// ```
+/// # use perihelion_pipeline::{codec, Channel, Limits, Lines, Runner};
+/// let upper = codec(Lines::lf(100)).service(async |line: String| Ok(line.to_uppercase()));
+/// let mut channel = Channel::new(Limits::default());
+/// let mut runner = Runner::new(upper, &channel);
+/// runner.open(&mut channel);
+/// runner.received(&mut channel, "hello\nwor".into());
+/// assert!(!runner.finish_turn(&mut channel));
+/// assert_eq!(runner.output().pop().unwrap().as_ref(), b"HELLO\n");
+/// ```
+pub struct Runner {
+    pipeline: Box<dyn DynPipeline>,
+    link: Link,
+    /// Received while the pipeline was held. Boxed, since a channel rarely needs it.
+    waiting: Option<Box<VecDeque<Bytes>>>,
+    step: Step,
+    end: End,
+    read_done: ReadDone,
+    /// What the stages have been told of the water marks.
+    told_writable: bool,
+}
+
+/// The end of the inbound stream.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    NotYet,
+    /// It stands in line behind the chunks that wait.
+    Waiting,
+    Passed,
+}
+
+/// Whether the stages are still to be told that a read is complete.
+#[derive(Clone, Copy, PartialEq)]
+enum ReadDone {
+    Told,
+    ToTell,
+}
+
+impl Runner {
+    /// A pipeline on a channel that is not open yet.
+    pub fn new(pipeline: impl DynPipeline + 'static, channel: &Channel) -> Self {
+        Runner {
+            pipeline: Box::new(pipeline),
+            link: Link::new(channel.limits()),
+            waiting: None,
+            step: Step::Ready,
+            end: End::NotYet,
+            read_done: ReadDone::Told,
+            told_writable: true,
+        }
+    }
+
+    /// Tells the stages that the channel is open.
+    pub fn open(&mut self, ch: &mut Channel) {
+        self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Open));
+    }
+
+    /// Bytes have arrived.
+    #[inline]
+    pub fn received(&mut self, ch: &mut Channel, chunk: Bytes) {
+        if self.link.is_closing() {
+            return;
+        }
+        if self.step == Step::Held || self.waiting.is_some() || self.link.is_spent() {
+            self.waiting.get_or_insert_default().push_back(chunk);
+        } else {
+            self.read(ch, chunk);
+        }
+    }
+
+    /// The other side sends no more.
+    pub fn ended(&mut self, ch: &mut Channel) {
+        if self.end == End::NotYet {
+            self.end = End::Waiting;
+            self.read_waiting(ch);
+        }
+    }
+
+    /// The channel's waker was woken, or it asked for another turn.
+    pub fn resume(&mut self, ch: &mut Channel) {
+        if self.link.is_closing() {
+            return;
+        }
+        self.step = self.run(ch, |pipeline, ch| pipeline.resume(ch));
+        self.read_done = ReadDone::ToTell;
+        self.read_waiting(ch);
+    }
+
+    /// The kernel has taken `n` bytes of the output.
+    #[inline]
+    pub fn sent(&mut self, ch: &mut Channel, n: usize) {
+        if self.link.sent(n, ch.limits()) {
+            self.writable_again(ch);
+        }
+    }
+
+    /// The end of the channel's turn: stages are told that the read is complete, and hand down what they hold.
+    /// True when there is work left that needs no new bytes: the runner is to be [resumed](Runner::resume) in the
+    /// next turn.
+    #[inline]
+    #[must_use]
+    pub fn finish_turn(&mut self, ch: &mut Channel) -> bool {
+        let read_complete = self.read_done == ReadDone::ToTell && self.step == Step::Ready;
+        if read_complete {
+            self.read_done = ReadDone::Told;
+        }
+        self.run(ch, |pipeline, ch| {
+            if read_complete {
+                pipeline.read_complete(ch);
+            }
+            pipeline.flush(ch);
+        });
+        if self.told_writable && !self.link.is_writable() {
+            self.told_writable = false;
+            self.run(ch, |pipeline, ch| {
+                pipeline.signal(ch, Signal::Writable(false));
+                pipeline.flush(ch);
+            });
+        }
+        let cut_short = self.step == Step::Held && self.link.is_spent();
+        self.link.refill(ch.limits());
+        self.link.may_read() && (cut_short || self.step == Step::Ready && self.has_waiting())
+    }
+
+    /// What is to be sent.
+    #[inline]
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.link.output
+    }
+
+    /// Bytes written and not yet reported as [`sent`](Runner::sent).
+    pub fn queued(&self) -> usize {
+        self.link.queued()
+    }
+
+    /// Whether more bytes should be received. It says no late, so that receiving isn't switched for every message.
+    #[inline]
+    pub fn wants_bytes(&self) -> bool {
+        match &self.waiting {
+            None => !self.link.is_closing() && (self.step == Step::Ready || self.link.may_read()),
+            Some(waiting) => waiting.len() < WAITING_CHUNKS_MAX && !self.link.is_closing(),
+        }
+    }
+
+    /// Whether a stage or an error has asked for the close.
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.link.is_closing()
+    }
+
+    /// Asks for an orderly close from outside: it travels from the tail to the transport behind what was written.
+    pub fn close(&mut self, ch: &mut Channel) {
+        let result = self.run(ch, |pipeline, ch| pipeline.close(ch));
+        match result {
+            Ok(()) => self.link.close(),
+            Err(error) => self.link.fail(error),
+        }
+    }
+
+    /// An error of the transport: it travels from there to the tail, and closes.
+    pub fn fail(&mut self, ch: &mut Channel, error: Error) {
+        self.run(ch, |pipeline, ch| pipeline.error(ch, error));
+        self.link.close();
+    }
+
+    /// Tells the stages that the channel is closed, with the reason, and gives the reason.
+    pub fn closed(&mut self, ch: &mut Channel) -> Option<&Error> {
+        ch.link.output = Output::default();
+        let reason = self.link.failure();
+        self.pipeline.signal(ch, Signal::Closed(reason));
+        reason
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.waiting.is_some() || self.end == End::Waiting
+    }
+
+    /// Runs the pipeline with this channel's state in the loop's `Channel`.
+    #[inline]
+    fn run<R>(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline, &mut Channel) -> R) -> R {
+        std::mem::swap(&mut self.link, &mut ch.link);
+        let result = call(&mut *self.pipeline, ch);
+        std::mem::swap(&mut self.link, &mut ch.link);
+        result
+    }
+
+    #[inline]
+    fn read(&mut self, ch: &mut Channel, chunk: Bytes) {
+        self.read_done = ReadDone::ToTell;
+        self.step = self.run(ch, |pipeline, ch| pipeline.read(ch, chunk));
+    }
+
+    fn read_waiting(&mut self, ch: &mut Channel) {
+        while self.step == Step::Ready && !self.link.is_spent() {
+            if let Some(waiting) = &mut self.waiting {
+                match waiting.pop_front() {
+                    Some(chunk) => self.read(ch, chunk),
+                    None => self.waiting = None,
+                }
+            } else if self.end == End::Waiting {
+                self.end = End::Passed;
+                self.read_done = ReadDone::ToTell;
+                self.step = self.run(ch, |pipeline, ch| pipeline.end(ch));
+            } else {
+                break;
+            }
+        }
+    }
+
+    #[cold]
+    fn writable_again(&mut self, ch: &mut Channel) {
+        self.link.refill(ch.limits());
+        if !self.told_writable {
+            self.told_writable = true;
+            self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Writable(true)));
+        }
+        self.resume(ch);
+    }
+}

@@ -1,0 +1,111 @@
+//! An asynchronous function per request: one future per connection, no allocation per request, replies in order.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::{Channel, Error, Outbound, Pipeline, Result, Signal, Step};
+
+/// The tail that [`Builder::service`](crate::Builder::service) makes of an asynchronous function.
+pub struct Service<In, Out> {
+    exchange: Rc<Exchange<In, Out>>,
+    /// `None` once the channel is closed.
+    driver: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    busy: bool,
+}
+
+struct Exchange<In, Out> {
+    request: Cell<Option<In>>,
+    reply: Cell<Option<Result<Out>>>,
+}
+
+/// The next request. It needs no waker: only the stage gives requests, and it polls the driver when it did.
+struct Request<'a, In, Out>(&'a Exchange<In, Out>);
+
+impl<In, Out> Future for Request<'_, In, Out> {
+    type Output = In;
+    fn poll(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<In> {
+        self.0.request.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<In: 'static, Out: 'static> Service<In, Out> {
+    pub(crate) fn new(mut call: impl AsyncFnMut(In) -> Result<Out> + 'static) -> Self {
+        let exchange = Rc::new(Exchange { request: Cell::new(None), reply: Cell::new(None) });
+        let shared = exchange.clone();
+        // The future owns the function, so that a request's future may borrow from it.
+        let driver = Box::pin(async move {
+            loop {
+                let request = Request(&shared).await;
+                let reply = call(request).await;
+                shared.reply.set(Some(reply));
+            }
+        });
+        Service { exchange, driver: Some(driver), busy: false }
+    }
+
+    #[inline]
+    fn drive<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        if let Some(driver) = &mut self.driver {
+            // It never ends: it waits for the next request, or inside the present one.
+            let _ = driver.as_mut().poll(&mut Context::from_waker(ch.waker()));
+        }
+        let result = match self.exchange.reply.take() {
+            None => return Step::Held,
+            Some(reply) => reply.and_then(|reply| out.write(ch, reply)),
+        };
+        self.busy = false;
+        if let Err(error) = result {
+            ch.fail(error);
+        }
+        Step::Ready
+    }
+}
+
+impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
+    type In = In;
+    type Out = Out;
+
+    #[inline]
+    fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
+        self.exchange.request.set(Some(msg));
+        self.busy = true;
+        self.drive(ch, out)
+    }
+
+    fn resume<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        if self.busy { self.drive(ch, out) } else { Step::Ready }
+    }
+
+    fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        if let Err(error) = out.close(ch) {
+            ch.fail(error);
+        }
+        Step::Ready
+    }
+
+    #[inline]
+    fn read_complete<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O) {}
+
+    #[inline]
+    fn flush<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        if let Err(error) = out.flush(ch) {
+            ch.fail(error);
+        }
+    }
+
+    fn signal<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O, signal: Signal<'_>) {
+        if let Signal::Closed(_) = signal {
+            self.driver = None; // cancels the request in progress
+        }
+    }
+
+    fn error<O: Outbound<Out>>(&mut self, ch: &mut Channel, _out: &mut O, error: Error) {
+        ch.fail(error);
+    }
+
+    fn close<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+        out.close(ch)
+    }
+}

@@ -1,0 +1,115 @@
+//! Spare buffers of this thread: what [`Input`](crate::Input) and [`Output`](crate::Output) borrow while they hold
+//! bytes. A pipeline never leaves its thread, so the pool needs no lock, and an idle channel keeps no buffer.
+
+use bytes::BytesMut;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use crate::output::Segments;
+
+/// The size of a fresh buffer, in bytes.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// A buffer that has grown beyond this is not kept.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+/// How many buffers of a kind are kept.
+const KEPT_MAX: usize = 256;
+/// How many gather buffers are looked at before a fresh one is made: those in front may still be shared by frames.
+const LOOKED_AT_MAX: usize = 4;
+
+#[derive(Default)]
+struct Spare {
+    outputs: Vec<Vec<u8>>,
+    segments: Vec<Box<Segments>>,
+    gathers: VecDeque<BytesMut>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+/// `None` while the thread ends.
+fn with<R>(call: impl FnOnce(&mut Spare) -> R) -> Option<R> {
+    SPARE.try_with(|spare| call(&mut spare.borrow_mut())).ok()
+}
+
+/// An empty buffer to write into.
+pub(crate) fn output() -> Vec<u8> {
+    with(|spare| spare.outputs.pop()).flatten().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+}
+
+/// Takes a buffer back that [`output`] gave: its bytes have been taken.
+pub(crate) fn give_output(mut buffer: Vec<u8>) {
+    if (1..=KEPT_BYTES_MAX).contains(&buffer.capacity()) {
+        buffer.clear();
+        with(|spare| {
+            if spare.outputs.len() < KEPT_MAX {
+                spare.outputs.push(buffer);
+            }
+        });
+    }
+}
+
+/// An empty list of segments.
+pub(crate) fn segments() -> Box<Segments> {
+    with(|spare| spare.segments.pop()).flatten().unwrap_or_default()
+}
+
+/// Takes an empty list of segments back.
+pub(crate) fn give_segments(segments: Box<Segments>) {
+    with(|spare| {
+        if spare.segments.len() < KEPT_MAX {
+            spare.segments.push(segments);
+        }
+    });
+}
+
+/// An empty buffer with room for `capacity` bytes, to put the parts of a frame together.
+pub(crate) fn gather(capacity: usize) -> BytesMut {
+    with(|spare| {
+        for _ in 0..spare.gathers.len().min(LOOKED_AT_MAX) {
+            let mut buffer = spare.gathers.pop_front()?;
+            if buffer.try_reclaim(capacity) {
+                return Some(buffer);
+            }
+            spare.gathers.push_back(buffer);
+        }
+        None
+    })
+    .flatten()
+    .unwrap_or_else(|| BytesMut::with_capacity(capacity.max(BUFFER_BYTES)))
+}
+
+/// Takes a gather buffer back. Frames cut from it may still live: it is used again when the last of them is gone.
+pub(crate) fn give_gather(mut buffer: BytesMut) {
+    buffer.clear();
+    with(|spare| {
+        if spare.gathers.len() < KEPT_MAX {
+            spare.gathers.push_back(buffer);
+        }
+    });
+}
+
+/// Frees every spare buffer of this thread, as a worker does when it has been idle for a while.
+pub fn release_spare_buffers() {
+    with(|spare| *spare = Spare::default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gather_buffer_is_used_again_only_when_no_frame_shares_it() {
+        release_spare_buffers();
+        let mut buffer = gather(BUFFER_BYTES);
+        let address = buffer.as_ptr();
+        buffer.extend_from_slice(b"frame and rest");
+        let frame = buffer.split_to(5).freeze();
+        give_gather(buffer);
+        let other = gather(BUFFER_BYTES);
+        assert_eq!(frame, "frame", "it lives on in its buffer");
+        assert!(other.as_ptr() != address);
+        drop(frame);
+        assert_eq!(gather(BUFFER_BYTES).as_ptr(), address);
+    }
+}

@@ -1,0 +1,158 @@
+//! Writing into a channel from beside its pipeline, on the same core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::{Channel, Outbound, Result};
+
+/// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
+/// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
+///
+/// It is given to a pipeline with [`Builder::tail_with_writer`](crate::Builder::tail_with_writer).
+pub struct Writer<T>(Rc<Outbox<T>>);
+
+/// The queue between writers and the tail.
+pub(crate) struct Outbox<T> {
+    queue: RefCell<VecDeque<Entry<T>>>,
+    capacity: usize,
+    channel: RefCell<Option<Waker>>,
+    /// Those who wait for room in the queue.
+    waiting: RefCell<Vec<Waker>>,
+    shut: Cell<bool>,
+}
+
+enum Entry<T> {
+    Close,
+    Message(T),
+}
+
+/// The channel is closed: the message was not written.
+#[derive(Debug)]
+pub struct ChannelClosed;
+
+impl fmt::Display for ChannelClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the channel is closed")
+    }
+}
+
+impl std::error::Error for ChannelClosed {}
+
+impl<T> Writer<T> {
+    /// A writer whose queue holds up to `capacity` messages.
+    pub fn new(capacity: usize) -> Self {
+        Writer(Rc::new(Outbox {
+            queue: RefCell::default(),
+            capacity,
+            channel: RefCell::default(),
+            waiting: RefCell::default(),
+            shut: Cell::new(false),
+        }))
+    }
+
+    /// Queues the message, or gives it back where the queue is full or the channel closed.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_write(&self, msg: T) -> Result<(), T> {
+        let outbox = &*self.0;
+        if outbox.shut.get() || outbox.queue.borrow().len() >= outbox.capacity {
+            return Err(msg);
+        }
+        outbox.push(Entry::Message(msg));
+        Ok(())
+    }
+
+    /// Queues the message as soon as there is room for it.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when it will never be written.
+    pub async fn write(&self, msg: T) -> Result<(), ChannelClosed> {
+        let mut msg = Some(msg);
+        poll_fn(|task| {
+            let Some(unwritten) = msg.take() else { return Poll::Ready(Ok(())) };
+            match self.try_write(unwritten) {
+                Ok(()) => Poll::Ready(Ok(())),
+                Err(_) if self.is_closed() => Poll::Ready(Err(ChannelClosed)),
+                Err(back) => {
+                    msg = Some(back);
+                    self.0.waiting.borrow_mut().push(task.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
+    /// Closes the channel once everything queued has been sent.
+    pub fn close(&self) {
+        if !self.is_closed() {
+            self.0.push(Entry::Close);
+        }
+    }
+
+    /// Whether the channel is closed.
+    pub fn is_closed(&self) -> bool {
+        self.0.shut.get()
+    }
+
+    pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
+        self.0.clone()
+    }
+}
+
+impl<T> Clone for Writer<T> {
+    fn clone(&self) -> Self {
+        Writer(self.0.clone())
+    }
+}
+
+impl<T> Outbox<T> {
+    pub(crate) fn open(&self, channel: Waker) {
+        if !self.queue.borrow().is_empty() {
+            channel.wake_by_ref();
+        }
+        self.channel.replace(Some(channel));
+    }
+
+    /// Writes what is queued while the channel is writable: above the high-water mark the queue fills, and those
+    /// who write wait.
+    pub(crate) fn drain<O: Outbound<T>>(&self, ch: &mut Channel, out: &mut O) -> Result<()> {
+        while ch.is_writable() {
+            let Some(entry) = self.queue.borrow_mut().pop_front() else { break };
+            match entry {
+                Entry::Close => out.close(ch)?,
+                Entry::Message(msg) => out.write(ch, msg)?,
+            }
+        }
+        if self.queue.borrow().len() < self.capacity {
+            self.wake_waiting();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn shut(&self) {
+        self.shut.set(true);
+        self.channel.take();
+        let left = self.queue.take();
+        self.wake_waiting();
+        drop(left);
+    }
+
+    fn push(&self, entry: Entry<T>) {
+        self.queue.borrow_mut().push_back(entry);
+        if let Some(channel) = &*self.channel.borrow() {
+            channel.wake_by_ref();
+        }
+    }
+
+    fn wake_waiting(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
