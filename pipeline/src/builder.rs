@@ -76,43 +76,43 @@ where
     stage
 }
 
+/// A stage of type `X`, if it fits on the stages `S`.
+type Fitting<S, X, In, Out> = <X as Fits<<S as Stack>::Up, <S as Stack>::Down, In, Out>>::Stage;
+
+/// A handler of type `H`, if it fits on the stages `S`.
+type FittingHandler<S, H> = Fitting<S, H, <H as Handler>::In, <H as Handler>::Out>;
+
 impl<S: Stack> Builder<S> {
     /// Another codec, on a stage that passes bytes.
-    pub fn codec<P: Protocol>(
-        self,
-        codec: P,
-    ) -> Builder<Coded<S, <P as Fits<S::Up, S::Down, Bytes, Bytes>>::Stage>>
+    pub fn codec<P>(self, codec: P) -> Builder<Coded<S, Fitting<S, P, Bytes, Bytes>>>
     where
-        P: Fits<S::Up, S::Down, Bytes, Bytes, Stage = P>,
+        P: Protocol + Fits<S::Up, S::Down, Bytes, Bytes, Stage = P>,
     {
         Builder(Coded(self.0, fit(codec)))
     }
 
     /// A handler.
-    pub fn then<H: Handler>(
-        self,
-        handler: H,
-    ) -> Builder<Then<S, <H as Fits<S::Up, S::Down, H::In, H::Out>>::Stage>>
+    pub fn then<H>(self, handler: H) -> Builder<Then<S, FittingHandler<S, H>>>
     where
-        H: Fits<S::Up, S::Down, H::In, H::Out, Stage = H>,
+        H: Handler + Fits<S::Up, S::Down, H::In, H::Out, Stage = H>,
     {
         Builder(Then(self.0, fit(handler)))
     }
 
     /// Ends with a tail.
-    pub fn tail<T: Tail>(self, tail: T) -> S::Pipeline
+    pub fn tail<T>(self, tail: T) -> S::Pipeline
     where
-        T: Fits<S::Up, S::Down, T::In, T::Out, Stage = T>,
-        S: Fold<TailStage<<T as Fits<<S as Stack>::Up, <S as Stack>::Down, T::In, T::Out>>::Stage>>,
+        T: Tail + Fits<S::Up, S::Down, T::In, T::Out, Stage = T>,
+        S: Fold<TailStage<Fitting<S, T, T::In, T::Out>>>,
     {
         self.0.fold(TailStage::new(tail, None))
     }
 
     /// Ends with a tail beside which tasks on the same core write.
-    pub fn tail_with_writer<T: Tail>(self, tail: T, writer: &Writer<T::Out>) -> S::Pipeline
+    pub fn tail_with_writer<T>(self, tail: T, writer: &Writer<T::Out>) -> S::Pipeline
     where
-        T: Fits<S::Up, S::Down, T::In, T::Out, Stage = T>,
-        S: Fold<TailStage<<T as Fits<<S as Stack>::Up, <S as Stack>::Down, T::In, T::Out>>::Stage>>,
+        T: Tail + Fits<S::Up, S::Down, T::In, T::Out, Stage = T>,
+        S: Fold<TailStage<Fitting<S, T, T::In, T::Out>>>,
     {
         self.0.fold(TailStage::new(tail, Some(writer.outbox())))
     }
@@ -130,9 +130,9 @@ impl<S: Stack> Builder<S> {
     }
 
     /// Ends with a whole pipeline over the same messages.
-    pub fn pipeline<P: Pipeline>(self, above: P) -> S::Pipeline
+    pub fn pipeline<P>(self, above: P) -> S::Pipeline
     where
-        P: Fits<S::Up, S::Down, P::In, P::Out, Stage = P>,
+        P: Pipeline + Fits<S::Up, S::Down, P::In, P::Out, Stage = P>,
         S: Fold<P>,
     {
         self.0.fold(above)

@@ -26,14 +26,6 @@ impl<H: Handler, N> Chain<H, N> {
 
 impl<H: Handler, O: Outbound<H::Out>> Through<'_, H, O> {
     /// What failed is this stage's own error first.
-    #[inline]
-    fn or_handle(&mut self, ch: &mut Channel, result: Result<()>) -> Result<()> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) => self.handle(ch, error),
-        }
-    }
-
     #[cold]
     fn handle(&mut self, ch: &mut Channel, error: Error) -> Result<()> {
         self.handler.error(&mut Context::new(self.out, ch), error)
@@ -43,19 +35,33 @@ impl<H: Handler, O: Outbound<H::Out>> Through<'_, H, O> {
 impl<H: Handler, O: Outbound<H::Out>> Outbound<H::Write> for Through<'_, H, O> {
     #[inline]
     fn write(&mut self, ch: &mut Channel, msg: H::Write) -> Result<()> {
-        let result = self.handler.write(&mut Context::new(self.out, ch), msg);
-        self.or_handle(ch, result)
+        match self.handler.write(&mut Context::new(self.out, ch), msg) {
+            Ok(()) => Ok(()),
+            Err(error) => self.handle(ch, error),
+        }
     }
 
     #[inline]
     fn flush(&mut self, ch: &mut Channel) -> Result<()> {
-        let result = self.handler.flush(&mut Context::new(self.out, ch));
-        self.or_handle(ch, result)
+        match self.handler.flush(&mut Context::new(self.out, ch)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.handle(ch, error)?;
+                self.out.flush(ch) // which the handler may not have come to
+            }
+        }
     }
 
     fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        let result = self.handler.close(&mut Context::new(self.out, ch));
-        self.or_handle(ch, result)
+        let flushed = self.flush(ch); // or the close would overtake what the handler holds
+        let closed = match self.handler.close(&mut Context::new(self.out, ch)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let result = self.handle(ch, error);
+                result.and(Context::new(self.out, ch).close()) // which the handler may not have come to
+            }
+        };
+        flushed.and(closed)
     }
 }
 
@@ -66,24 +72,31 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
     }
 
     /// Does what a flow says. Only `Next` is in the hot path, and handled by the caller.
+    ///
+    /// A message that was `counted` where it was made is free here; others are this stage's own, or come in a later
+    /// turn than the one that paid for them.
     #[cold]
     fn follow<O: Outbound<H::Out>>(
         &mut self,
         ch: &mut Channel,
         out: &mut O,
         mut flow: Result<Flow<H::Next>>,
+        mut counted: bool,
     ) -> Step {
         loop {
+            if !counted && matches!(flow, Ok(Flow::Next(_) | Flow::More(_))) {
+                ch.spend();
+            }
             match flow {
                 Ok(Flow::Done) => return Step::Ready,
                 Ok(Flow::Next(up)) => return self.pass(ch, out, up),
                 Ok(Flow::More(up)) => {
-                    ch.spend();
                     self.held = Held::Again;
                     if self.pass(ch, out, up) == Step::Held || !ch.may_go_on() {
                         return Step::Held;
                     }
                     self.held = Held::Nothing;
+                    counted = false;
                     flow = self.handler.more(&mut Context::new(out, ch));
                 }
                 Ok(Flow::Wait) => {
@@ -126,7 +139,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
         debug_assert!(self.held.is_nothing());
         match self.handler.read(&mut Context::new(out, ch), msg) {
             Ok(Flow::Next(up)) => self.pass(ch, out, up),
-            flow => self.follow(ch, out, flow),
+            flow => self.follow(ch, out, flow, true),
         }
     }
 
@@ -145,7 +158,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
             Held::Later(later) => Ok(Flow::Later(later)),
             _ => self.handler.more(&mut Context::new(out, ch)),
         };
-        self.follow(ch, out, flow)
+        self.follow(ch, out, flow, false)
     }
 
     fn end<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {

@@ -10,9 +10,9 @@ use crate::{Error, Output};
 pub struct Limits {
     /// Above this many outbound bytes a channel is unwritable, and its reads pause.
     pub high_water_bytes: usize,
-    /// Below this many it is writable again.
+    /// With this many or fewer it is writable again.
     pub low_water_bytes: usize,
-    /// Messages a channel may handle in one turn of the event loop; the rest waits for the next.
+    /// Messages a channel may handle in one turn of the event loop, at least one; the rest waits for the next.
     pub messages_per_turn: u32,
 }
 
@@ -32,7 +32,7 @@ pub struct Channel {
     waker: Waker,
     /// Messages made since the last [`take_messages`](Channel::take_messages).
     messages: u64,
-    pub(crate) link: Link,
+    pub(crate) link: Box<Link>,
 }
 
 /// What a pipeline's channel keeps between two turns.
@@ -40,7 +40,7 @@ pub(crate) struct Link {
     pub(crate) output: Output,
     /// Bytes written and not yet taken by the kernel, on all levels.
     queued: usize,
-    /// Messages that may still be handled in this turn. Zero stops every source of messages.
+    /// Messages that may still be handled in this turn.
     budget: u32,
     stops: Stops,
     failure: Option<Error>,
@@ -74,10 +74,9 @@ impl Channel {
     /// No message is handled after the present one until [`resume`](Channel::resume).
     pub fn pause(&mut self) {
         self.link.stops.set(Stops::PAUSED);
-        self.link.budget = 0;
     }
 
-    /// Ends a pause. The channel goes on in the next turn.
+    /// Ends a pause, and wakes the channel so that it goes on.
     pub fn resume(&mut self) {
         self.link.stops.clear(Stops::PAUSED);
         self.waker.wake_by_ref();
@@ -85,12 +84,12 @@ impl Channel {
 
     /// Whether fewer bytes than the high-water mark wait to be sent.
     pub fn is_writable(&self) -> bool {
-        !self.link.stops.has(Stops::UNWRITABLE)
+        self.link.is_writable()
     }
 
-    /// Whether a stage, an error or the other side has asked for the close.
+    /// Whether a stage, an error or the event loop has asked for the close.
     pub fn is_closing(&self) -> bool {
-        self.link.stops.has(Stops::CLOSING)
+        self.link.is_closing()
     }
 
     /// Bytes written and not yet taken by the kernel.
@@ -114,7 +113,7 @@ impl Channel {
     /// Asked before each message is made.
     #[inline]
     pub(crate) fn may_go_on(&self) -> bool {
-        self.link.budget != 0
+        self.link.may_go_on()
     }
 
     /// A message has been made. Attempts that make none are free, or nested codecs would starve each other.
@@ -129,36 +128,28 @@ impl Channel {
     pub(crate) fn count(&mut self, before: usize, after: usize) {
         self.link.queued = self.link.queued + after - before;
         if self.link.queued > self.limits.high_water_bytes {
-            self.above_high_water();
+            self.link.stops.set(Stops::UNWRITABLE);
         }
-    }
-
-    #[cold]
-    fn above_high_water(&mut self) {
-        self.link.stops.set(Stops::UNWRITABLE);
-        self.link.budget = 0;
     }
 
     /// Everything written before it is sent first.
     pub(crate) fn begin_close(&mut self) {
-        self.link.stops.set(Stops::CLOSING);
-        self.link.budget = 0;
+        self.link.close();
     }
 
-    /// An error that no stage handled: the first becomes the reason of the close.
-    #[cold]
+    /// An error that no stage handled.
     pub(crate) fn fail(&mut self, error: Error) {
-        self.link.failure.get_or_insert(error);
-        self.begin_close();
+        self.link.fail(error);
     }
 }
 
 /// For the event loop.
 impl Channel {
     /// One for all channels that have these limits.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(mut limits: Limits) -> Self {
+        limits.messages_per_turn = limits.messages_per_turn.max(1); // with none, no channel would ever go on
         let waker = Waker::noop().clone();
-        Channel { limits, now: Instant::now(), waker, messages: 0, link: Link::new(&limits) }
+        Channel { limits, now: Instant::now(), waker, messages: 0, link: Box::new(Link::new(&limits)) }
     }
 
     /// The time and the waker of the channel that is run next.
@@ -171,6 +162,12 @@ impl Channel {
     /// How many messages were made since the last call.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
+    }
+
+    /// How many messages were made since [`take_messages`](Channel::take_messages).
+    #[inline]
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -190,45 +187,61 @@ impl Link {
     }
 
     /// A new turn.
+    #[inline]
     pub(crate) fn refill(&mut self, limits: &Limits) {
-        self.budget = if self.stops.is_empty() { limits.messages_per_turn } else { 0 };
+        self.budget = limits.messages_per_turn;
     }
 
     /// The kernel took `n` bytes. True when the channel became writable again by it.
+    #[inline]
     pub(crate) fn sent(&mut self, n: usize, limits: &Limits) -> bool {
+        debug_assert!(n <= self.queued, "more was sent than was written");
         self.queued -= n;
-        let back = self.stops.has(Stops::UNWRITABLE) && self.queued < limits.low_water_bytes;
+        let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
         if back {
             self.stops.clear(Stops::UNWRITABLE);
         }
         back
     }
 
+    /// Whether another message may be made in this turn.
+    #[inline]
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.budget != 0 && self.stops.is_empty()
+    }
+
+    /// Whether another message may be made, in this turn or the next.
+    #[inline]
     pub(crate) fn may_read(&self) -> bool {
         self.stops.is_empty()
     }
 
+    /// Whether the messages of this turn are used up.
+    #[inline]
     pub(crate) fn is_spent(&self) -> bool {
         self.budget == 0
     }
 
+    #[inline]
     pub(crate) fn is_closing(&self) -> bool {
         self.stops.has(Stops::CLOSING)
     }
 
+    #[inline]
     pub(crate) fn is_writable(&self) -> bool {
         !self.stops.has(Stops::UNWRITABLE)
-    }
-
-    pub(crate) fn close(&mut self) {
-        self.stops.set(Stops::CLOSING);
-        self.budget = 0;
     }
 
     pub(crate) fn queued(&self) -> usize {
         self.queued
     }
 
+    pub(crate) fn close(&mut self) {
+        self.stops.set(Stops::CLOSING);
+    }
+
+    /// The first error becomes the reason of the close.
+    #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
         self.failure.get_or_insert(error);
         self.close();

@@ -141,7 +141,7 @@ impl<C: Codec> Protocol for C {
 
     #[inline]
     fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<C::Frame>> {
-        let frame = if input.is_ended() { self.decode_eof(input)? } else { self.decode(input)? };
+        let frame = if input.is_ended() { read_at_end(self, input)? } else { self.decode(input)? };
         Ok(frame.map_or(Flow::Done, Flow::Next))
     }
 
@@ -149,4 +149,10 @@ impl<C: Codec> Protocol for C {
     fn write(&mut self, wire: &mut Wire<'_>, item: C::Item) -> Result<()> {
         self.encode(item, wire.output())
     }
+}
+
+/// Out of line: where a codec is read at the end of a stream, it is not worth inlining a second time.
+#[cold]
+fn read_at_end<C: Codec>(codec: &mut C, input: &mut Input) -> Result<Option<C::Frame>> {
+    codec.decode_eof(input)
 }

@@ -34,12 +34,13 @@ impl<'a, T> Context<'a, T> {
         self.out.flush(self.ch)
     }
 
-    /// Closes once everything written has been sent.
+    /// Closes once everything written has been sent. The stages on the way hand down what they hold, and may say a
+    /// last word; a channel that is closing already is left alone.
     ///
     /// # Errors
-    /// What a stage on the way could not finish and did not handle.
+    /// What a stage on the way could not finish and did not handle. The channel closes all the same.
     pub fn close(&mut self) -> Result<()> {
-        self.out.close(self.ch)
+        if self.ch.is_closing() { Ok(()) } else { self.out.close(self.ch) }
     }
 }
 
@@ -60,29 +61,41 @@ impl<T> DerefMut for Context<'_, T> {
 
 /// For protocols: they write bytes. Dereferences to the [`Channel`].
 pub struct Wire<'a> {
-    /// Where the codec stands on another stage. At the transport's end it writes into the channel's queue.
-    own: Option<&'a mut Output>,
+    /// Where the protocol stands on another stage. At the transport's end it writes into the channel's queue.
+    nested: Option<&'a mut Nested>,
     ch: &'a mut Channel,
+}
+
+/// What a protocol that stands on another stage has for that stage.
+#[derive(Default)]
+pub(crate) struct Nested {
+    /// Written since the last flush.
+    pub(crate) output: Output,
+    /// Whether it has asked for the close, which then travels through the stages below.
+    pub(crate) closes: bool,
 }
 
 impl<'a> Wire<'a> {
     #[inline]
-    pub(crate) fn new(own: Option<&'a mut Output>, ch: &'a mut Channel) -> Self {
-        Wire { own, ch }
+    pub(crate) fn new(nested: Option<&'a mut Nested>, ch: &'a mut Channel) -> Self {
+        Wire { nested, ch }
     }
 
     /// What is written here goes towards the transport.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        match &mut self.own {
-            Some(output) => output,
+        match &mut self.nested {
+            Some(nested) => &mut nested.output,
             None => &mut self.ch.link.output,
         }
     }
 
     /// Closes once everything written has been sent.
     pub fn close(&mut self) {
-        self.ch.begin_close();
+        match &mut self.nested {
+            Some(nested) => nested.closes = true,
+            None => self.ch.begin_close(),
+        }
     }
 }
 

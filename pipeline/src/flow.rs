@@ -15,7 +15,8 @@ pub enum Flow<T> {
     Done,
     /// Pass this on, then ask the stage again (`more`) before anything new.
     More(T),
-    /// Ask the stage again (`more`) once its waker has been woken. No new input till then.
+    /// Ask the stage again (`more`) once the channel's waker has been woken, perhaps for another reason. No new input
+    /// till then.
     Wait,
     /// No new input until this future is done; then do what it says.
     Later(Later<T>),

@@ -3,31 +3,22 @@
 use bytes::Bytes;
 use std::task::Poll;
 
-use crate::{
-    Channel, Error, Flow, Input, Later, Outbound, Output, Pipeline, Protocol, Result, Signal, Step, Wire,
-};
+use crate::context::Nested;
+use crate::{Channel, Error, Flow, Input, Later, Outbound, Pipeline, Protocol, Result, Signal, Step, Wire};
 
 /// A codec or protocol and all that stands above it.
 pub struct Framed<P: Protocol, N> {
     coder: Coder<P>,
     input: Input,
-    later: Option<Later<P::Frame>>,
-    end: End,
+    /// What the protocol waits for. A `Later` in a box of its own: few channels wait here, and all have room for it.
+    later: Option<Box<Later<P::Frame>>>,
     next: N,
 }
 
 struct Coder<P> {
     protocol: P,
-    /// Used where it stands on another stage. At the transport's end it writes into the channel's queue.
-    output: Output,
-}
-
-/// The stream's end is a pseudo-message: it stands in line behind the last frame.
-#[derive(Clone, Copy, PartialEq)]
-enum End {
-    None,
-    Seen,
-    Passed,
+    /// Made where it stands on another stage. At the transport's end it writes into the channel's queue.
+    nested: Option<Box<Nested>>,
 }
 
 /// The way out of the stage above: through the encoder.
@@ -38,8 +29,7 @@ struct Encode<'a, P, O> {
 
 impl<P: Protocol, N> Framed<P, N> {
     pub(crate) fn new(protocol: P, next: N) -> Self {
-        let coder = Coder { protocol, output: Output::default() };
-        Framed { coder, input: Input::default(), later: None, end: End::None, next }
+        Framed { coder: Coder { protocol, nested: None }, input: Input::default(), later: None, next }
     }
 }
 
@@ -49,25 +39,44 @@ impl<P: Protocol> Coder<P> {
     fn with<O: Outbound<Bytes>, R>(
         &mut self,
         ch: &mut Channel,
-        out: &O,
+        out: &mut O,
         call: impl FnOnce(&mut P, &mut Wire<'_>) -> Result<R>,
     ) -> Result<R> {
-        let own = if out.is_transport() { None } else { Some(&mut self.output) };
-        let mut wire = Wire::new(own, ch);
-        let before = wire.output().len();
-        let result = call(&mut self.protocol, &mut wire);
-        let after = wire.output().len();
-        ch.count(before, after);
+        if out.is_transport() {
+            let before = ch.link.output.len();
+            let result = call(&mut self.protocol, &mut Wire::new(None, ch));
+            ch.count(before, ch.link.output.len());
+            return result;
+        }
+        let nested = self.nested.get_or_insert_default();
+        let before = nested.output.len();
+        let result = call(&mut self.protocol, &mut Wire::new(Some(nested), ch));
+        ch.count(before, nested.output.len());
+        if std::mem::take(&mut nested.closes)
+            && let Err(error) = self.close_below(ch, out)
+        {
+            ch.fail(error);
+        }
         result
     }
 
     #[cold]
-    fn handle<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &O, error: Error) -> Result<()> {
+    fn handle<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) -> Result<()> {
         self.with(ch, out, |protocol, wire| protocol.error(wire, error))
     }
 
     fn hand_down<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        if out.is_transport() { Ok(()) } else { out.append(ch, &mut self.output) }
+        match &mut self.nested {
+            Some(nested) => out.append(ch, &mut nested.output),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the stages below. They do so whatever became of this one's last bytes, but only once.
+    fn close_below<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+        let handed_down = self.hand_down(ch, out);
+        let closed = if ch.is_closing() { Ok(()) } else { out.close(ch) };
+        handed_down.and(closed)
     }
 }
 
@@ -90,11 +99,12 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
     }
 
     fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        if let Err(error) = self.coder.with(ch, self.out, |protocol, wire| protocol.close(wire)) {
-            self.coder.handle(ch, self.out, error)?;
-        }
-        self.coder.hand_down(ch, self.out)?;
-        self.out.close(ch)
+        let flushed = self.flush(ch);
+        let last_word = match self.coder.with(ch, self.out, |protocol, wire| protocol.close(wire)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.coder.handle(ch, self.out, error),
+        };
+        flushed.and(last_word).and(self.coder.close_below(ch, self.out))
     }
 }
 
@@ -108,28 +118,21 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
             }
             match self.coder.with(ch, out, |protocol, wire| protocol.read(wire, &mut self.input)) {
                 Ok(Flow::Next(frame) | Flow::More(frame)) => {
+                    failed_at = usize::MAX;
                     if self.pass(ch, out, frame) == Step::Held {
                         return Step::Held;
                     }
                 }
                 Ok(Flow::Done) => break,
-                Ok(Flow::Wait) => return Step::Held,
-                Ok(Flow::Later(later)) => {
-                    if self.wait(ch, out, later) == Step::Held {
+                rare => {
+                    if self.follow(ch, out, rare, &mut failed_at) == Step::Held {
                         return Step::Held;
                     }
-                }
-                // A handled error must have used up its cause, or it would come again for ever.
-                Err(error) if self.input.len() == failed_at => ch.fail(error),
-                Err(error) => {
-                    failed_at = self.input.len();
-                    self.fail(ch, out, error);
                 }
             }
         }
         self.input.settle();
-        if self.end == End::Seen {
-            self.end = End::Passed;
+        if self.input.pass_end() {
             return self.next.end(ch, &mut Encode { coder: &mut self.coder, out });
         }
         Step::Ready
@@ -141,26 +144,36 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
         self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame)
     }
 
-    /// `Ready`: go on pulling.
+    /// Does what a flow says. `Ready`: the protocol is to be asked again.
     #[cold]
-    fn wait<O: Outbound<Bytes>>(
+    fn follow<O: Outbound<Bytes>>(
         &mut self,
         ch: &mut Channel,
         out: &mut O,
-        mut later: Later<P::Frame>,
+        mut flow: Result<Flow<P::Frame>>,
+        failed_at: &mut usize,
     ) -> Step {
         loop {
-            match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
-                Poll::Pending => {
-                    self.later = Some(later);
-                    return Step::Held;
+            match flow {
+                Ok(Flow::Next(frame) | Flow::More(frame)) => return self.pass(ch, out, frame),
+                Ok(Flow::Done) => return Step::Ready,
+                Ok(Flow::Wait) => return Step::Held,
+                Ok(Flow::Later(mut later)) => {
+                    match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
+                        Poll::Ready(then) => flow = then,
+                        Poll::Pending => {
+                            self.later = Some(Box::new(later));
+                            return Step::Held;
+                        }
+                    }
                 }
-                Poll::Ready(Ok(Flow::Later(again))) => later = again,
-                Poll::Ready(Ok(Flow::Next(frame) | Flow::More(frame))) => return self.pass(ch, out, frame),
-                Poll::Ready(Ok(Flow::Done)) => return Step::Ready,
-                Poll::Ready(Ok(Flow::Wait)) => return Step::Held,
-                Poll::Ready(Err(error)) => {
-                    self.fail(ch, out, error);
+                Err(error) => {
+                    // A handled error must have used up its cause, or it would come again for ever.
+                    if self.input.len() == std::mem::replace(failed_at, self.input.len()) {
+                        ch.fail(error);
+                    } else {
+                        self.fail(ch, out, error);
+                    }
                     return Step::Ready;
                 }
             }
@@ -186,14 +199,13 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
     }
 
     fn resume<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        if self.next.resume(ch, &mut Encode { coder: &mut self.coder, out }) == Step::Held {
-            return Step::Held;
+        let above = self.next.resume(ch, &mut Encode { coder: &mut self.coder, out });
+        if above == Step::Held || self.input.has_passed_end() {
+            return above;
         }
-        if self.later.is_some() && !ch.may_go_on() {
-            return Step::Held;
-        }
-        if let Some(later) = self.later.take()
-            && self.wait(ch, out, later) == Step::Held
+        if ch.may_go_on()
+            && let Some(later) = self.later.take()
+            && self.follow(ch, out, Ok(Flow::Later(*later)), &mut usize::MAX) == Step::Held
         {
             return Step::Held;
         }
@@ -202,7 +214,6 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
 
     fn end<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
         self.input.end();
-        self.end = End::Seen;
         self.pull(ch, out)
     }
 

@@ -20,14 +20,28 @@ use crate::spare;
 #[derive(Default)]
 pub struct Input {
     store: Store,
-    ended: bool,
+    end: End,
 }
 
 enum Store {
     /// As received.
     Shared(Bytes),
     /// Put together from what was left of one receive and what came after it.
-    Gathered(BytesMut),
+    Gathered {
+        bytes: BytesMut,
+        /// Whether its memory is of a size that is worth keeping.
+        spare: bool,
+    },
+}
+
+/// The end of the stream: it stands in line behind the last frame.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum End {
+    #[default]
+    NotYet,
+    Seen,
+    /// The stage above has been told.
+    Passed,
 }
 
 impl Default for Store {
@@ -50,13 +64,29 @@ impl Input {
 
     /// No byte will follow those that are here.
     pub fn end(&mut self) {
-        self.ended = true;
+        self.end = End::Seen;
     }
 
     /// Whether the stream has ended: no byte will follow those that are here.
     #[inline]
     pub fn is_ended(&self) -> bool {
-        self.ended
+        self.end != End::NotYet
+    }
+
+    /// Whether the stage above is to be told of the end now; it is told once.
+    #[inline]
+    pub(crate) fn pass_end(&mut self) -> bool {
+        let now = self.end == End::Seen;
+        if now {
+            self.end = End::Passed;
+        }
+        now
+    }
+
+    /// Whether the stage above has been told of the end.
+    #[inline]
+    pub(crate) fn has_passed_end(&self) -> bool {
+        self.end == End::Passed
     }
 
     /// All bytes that are not used yet.
@@ -64,7 +94,7 @@ impl Input {
     pub fn as_slice(&self) -> &[u8] {
         match &self.store {
             Store::Shared(bytes) => bytes,
-            Store::Gathered(bytes) => bytes,
+            Store::Gathered { bytes, .. } => bytes,
         }
     }
 
@@ -88,7 +118,7 @@ impl Input {
     pub fn advance(&mut self, n: usize) {
         match &mut self.store {
             Store::Shared(bytes) => bytes.advance(n),
-            Store::Gathered(bytes) => bytes.advance(n),
+            Store::Gathered { bytes, .. } => advance_gathered(bytes, n),
         }
     }
 
@@ -100,7 +130,7 @@ impl Input {
     pub fn take(&mut self, n: usize) -> Bytes {
         match &mut self.store {
             Store::Shared(bytes) => bytes.split_to(n),
-            Store::Gathered(bytes) => bytes.split_to(n).freeze(),
+            Store::Gathered { bytes, .. } => take_gathered(bytes, n),
         }
     }
 
@@ -109,7 +139,7 @@ impl Input {
     pub fn take_all(&mut self) -> Bytes {
         match std::mem::take(&mut self.store) {
             Store::Shared(bytes) => bytes,
-            Store::Gathered(bytes) => bytes.freeze(),
+            Store::Gathered { bytes, .. } => bytes.freeze(),
         }
     }
 
@@ -125,21 +155,33 @@ impl Input {
     }
 
     fn gather(&mut self, chunk: &[u8]) {
-        match &mut self.store {
-            Store::Gathered(all) => all.extend_from_slice(chunk),
-            Store::Shared(rest) => {
-                let mut all = spare::gather(rest.len() + chunk.len());
-                all.extend_from_slice(rest);
-                all.extend_from_slice(chunk);
-                self.store = Store::Gathered(all);
-            }
+        if let Store::Shared(rest) = &self.store {
+            let mut bytes = spare::gather(rest.len() + chunk.len());
+            bytes.extend_from_slice(rest);
+            self.store = Store::Gathered { bytes, spare: true };
+        }
+        if let Store::Gathered { bytes, spare } = &mut self.store {
+            bytes.extend_from_slice(chunk);
+            *spare &= bytes.capacity() <= spare::KEPT_BYTES_MAX;
         }
     }
 
     #[inline]
     fn recycle(&mut self) {
-        if let Store::Gathered(all) = std::mem::take(&mut self.store) {
-            spare::give_gather(all);
+        if let Store::Gathered { bytes, spare: true } = std::mem::take(&mut self.store) {
+            spare::give_gather(bytes);
         }
     }
+}
+
+// Out of line: few frames are gathered, and without these the rest is small enough to become part of a decoder.
+
+#[cold]
+fn advance_gathered(bytes: &mut BytesMut, n: usize) {
+    bytes.advance(n);
+}
+
+#[cold]
+fn take_gathered(bytes: &mut BytesMut, n: usize) -> Bytes {
+    bytes.split_to(n).freeze()
 }

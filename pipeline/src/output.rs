@@ -30,13 +30,17 @@ pub struct Output {
     /// What is being written to. Without capacity while the output is empty.
     open: Vec<u8>,
     /// Everything before it, in order; there only when something large was written.
-    sealed: Option<Box<Segments>>,
+    sealed: Option<Segments>,
 }
 
-/// Pieces of an output, in order, and how many bytes they are.
+/// Pieces of an output, in order. Behind a pointer, since few outputs have any.
 #[derive(Default)]
-pub(crate) struct Segments {
+pub(crate) struct Segments(Box<Pieces>);
+
+#[derive(Default)]
+struct Pieces {
     queue: VecDeque<Segment>,
+    /// How many bytes they are.
     len: usize,
 }
 
@@ -52,7 +56,7 @@ impl Output {
     /// How many bytes have been written and not popped.
     #[inline]
     pub fn len(&self) -> usize {
-        self.open.len() + self.sealed.as_ref().map_or(0, |sealed| sealed.len)
+        self.open.len() + self.sealed.as_ref().map_or(0, Segments::len)
     }
 
     /// Whether all that was written has been popped.
@@ -107,9 +111,8 @@ impl Output {
     #[cold]
     fn pop_sealed(&mut self) -> Option<Segment> {
         let mut sealed = self.sealed.take()?;
-        let segment = sealed.queue.pop_front();
-        sealed.len -= segment.as_ref().map_or(0, Segment::len);
-        if sealed.queue.is_empty() {
+        let segment = sealed.pop();
+        if sealed.len() == 0 {
             spare::give_segments(sealed);
         } else {
             self.sealed = Some(sealed);
@@ -119,11 +122,27 @@ impl Output {
 }
 
 impl Segments {
+    fn len(&self) -> usize {
+        self.0.len
+    }
+
     fn push(&mut self, segment: Segment) {
-        if segment.len() > 0 {
-            self.len += segment.len();
-            self.queue.push_back(segment);
+        if segment.is_empty() {
+            return segment.recycle();
         }
+        self.0.len += segment.len();
+        self.0.queue.push_back(segment);
+    }
+
+    fn pop(&mut self) -> Option<Segment> {
+        let segment = self.0.queue.pop_front()?;
+        self.0.len -= segment.len();
+        Some(segment)
+    }
+
+    /// How many pieces it has memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.queue.capacity()
     }
 }
 

@@ -26,9 +26,9 @@ const WAITING_CHUNKS_MAX: usize = 4;
 /// ```
 pub struct Runner {
     pipeline: Box<dyn DynPipeline>,
-    link: Link,
-    /// Received while the pipeline was held. Boxed, since a channel rarely needs it.
-    waiting: Option<Box<VecDeque<Bytes>>>,
+    link: Box<Link>,
+    /// Received while the pipeline was held, and not decoded yet.
+    waiting: VecDeque<Bytes>,
     step: Step,
     end: End,
     read_done: ReadDone,
@@ -57,8 +57,8 @@ impl Runner {
     pub fn new(pipeline: impl DynPipeline + 'static, channel: &Channel) -> Self {
         Runner {
             pipeline: Box::new(pipeline),
-            link: Link::new(channel.limits()),
-            waiting: None,
+            link: Box::new(Link::new(channel.limits())),
+            waiting: VecDeque::new(),
             step: Step::Ready,
             end: End::NotYet,
             read_done: ReadDone::Told,
@@ -71,16 +71,16 @@ impl Runner {
         self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Open));
     }
 
-    /// Bytes have arrived.
+    /// Bytes have arrived. None follow [`ended`](Runner::ended).
     #[inline]
     pub fn received(&mut self, ch: &mut Channel, chunk: Bytes) {
         if self.link.is_closing() {
             return;
         }
-        if self.step == Step::Held || self.waiting.is_some() || self.link.is_spent() {
-            self.waiting.get_or_insert_default().push_back(chunk);
-        } else {
+        if self.step == Step::Ready && self.waiting.is_empty() && self.link.may_go_on() {
             self.read(ch, chunk);
+        } else {
+            self.waiting.push_back(chunk);
         }
     }
 
@@ -97,8 +97,11 @@ impl Runner {
         if self.link.is_closing() {
             return;
         }
+        let messages = ch.messages();
         self.step = self.run(ch, |pipeline, ch| pipeline.resume(ch));
-        self.read_done = ReadDone::ToTell;
+        if ch.messages() != messages {
+            self.read_done = ReadDone::ToTell;
+        }
         self.read_waiting(ch);
     }
 
@@ -133,6 +136,9 @@ impl Runner {
                 pipeline.flush(ch);
             });
         }
+        if self.link.is_closing() {
+            self.waiting = VecDeque::new(); // no more is decoded
+        }
         let cut_short = self.step == Step::Held && self.link.is_spent();
         self.link.refill(ch.limits());
         self.link.may_read() && (cut_short || self.step == Step::Ready && self.has_waiting())
@@ -149,13 +155,11 @@ impl Runner {
         self.link.queued()
     }
 
-    /// Whether more bytes should be received. It says no late, so that receiving isn't switched for every message.
+    /// Whether more bytes should be received. While a stage waits it says no late, so that receiving isn't switched
+    /// off and on for every message.
     #[inline]
     pub fn wants_bytes(&self) -> bool {
-        match &self.waiting {
-            None => !self.link.is_closing() && (self.step == Step::Ready || self.link.may_read()),
-            Some(waiting) => waiting.len() < WAITING_CHUNKS_MAX && !self.link.is_closing(),
-        }
+        self.link.may_read() && self.end == End::NotYet && self.waiting.len() < WAITING_CHUNKS_MAX
     }
 
     /// Whether a stage or an error has asked for the close.
@@ -164,12 +168,14 @@ impl Runner {
         self.link.is_closing()
     }
 
-    /// Asks for an orderly close from outside: it travels from the tail to the transport behind what was written.
+    /// Asks for an orderly close from outside: it travels from the tail to the transport behind what was written. A
+    /// stage may keep it back until it has sent what it holds.
     pub fn close(&mut self, ch: &mut Channel) {
-        let result = self.run(ch, |pipeline, ch| pipeline.close(ch));
-        match result {
-            Ok(()) => self.link.close(),
-            Err(error) => self.link.fail(error),
+        if self.link.is_closing() {
+            return;
+        }
+        if let Err(error) = self.run(ch, |pipeline, ch| pipeline.close(ch)) {
+            self.link.fail(error);
         }
     }
 
@@ -179,16 +185,16 @@ impl Runner {
         self.link.close();
     }
 
-    /// Tells the stages that the channel is closed, with the reason, and gives the reason.
+    /// Tells the stages that the channel is closed, with the reason, and gives the reason. Called once, and last.
     pub fn closed(&mut self, ch: &mut Channel) -> Option<&Error> {
-        ch.link.output = Output::default();
+        self.link.close();
         let reason = self.link.failure();
         self.pipeline.signal(ch, Signal::Closed(reason));
         reason
     }
 
     fn has_waiting(&self) -> bool {
-        self.waiting.is_some() || self.end == End::Waiting
+        !self.waiting.is_empty() || self.end == End::Waiting
     }
 
     /// Runs the pipeline with this channel's state in the loop's `Channel`.
@@ -207,12 +213,9 @@ impl Runner {
     }
 
     fn read_waiting(&mut self, ch: &mut Channel) {
-        while self.step == Step::Ready && !self.link.is_spent() {
-            if let Some(waiting) = &mut self.waiting {
-                match waiting.pop_front() {
-                    Some(chunk) => self.read(ch, chunk),
-                    None => self.waiting = None,
-                }
+        while self.step == Step::Ready && self.link.may_go_on() {
+            if let Some(chunk) = self.waiting.pop_front() {
+                self.read(ch, chunk);
             } else if self.end == End::Waiting {
                 self.end = End::Passed;
                 self.read_done = ReadDone::ToTell;
@@ -221,11 +224,13 @@ impl Runner {
                 break;
             }
         }
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new(); // an idle channel keeps no memory for it
+        }
     }
 
     #[cold]
     fn writable_again(&mut self, ch: &mut Channel) {
-        self.link.refill(ch.limits());
         if !self.told_writable {
             self.told_writable = true;
             self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Writable(true)));

@@ -79,7 +79,7 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
     }
 
     fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        if let Err(error) = out.close(ch) {
+        if let Err(error) = self.close(ch, out) {
             ch.fail(error);
         }
         Step::Ready
@@ -106,6 +106,6 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
     }
 
     fn close<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        out.close(ch)
+        if ch.is_closing() { Ok(()) } else { out.close(ch) }
     }
 }

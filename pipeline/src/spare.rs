@@ -10,7 +10,9 @@ use crate::output::Segments;
 /// The size of a fresh buffer, in bytes.
 const BUFFER_BYTES: usize = 4 * 1024;
 /// A buffer that has grown beyond this is not kept.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const KEPT_BYTES_MAX: usize = 64 * 1024;
+/// A list of segments that has grown beyond this many is not kept.
+const KEPT_SEGMENTS_MAX: usize = 64;
 /// How many buffers of a kind are kept.
 const KEPT_MAX: usize = 256;
 /// How many gather buffers are looked at before a fresh one is made: those in front may still be shared by frames.
@@ -19,7 +21,7 @@ const LOOKED_AT_MAX: usize = 4;
 #[derive(Default)]
 struct Spare {
     outputs: Vec<Vec<u8>>,
-    segments: Vec<Box<Segments>>,
+    segments: Vec<Segments>,
     gathers: VecDeque<BytesMut>,
 }
 
@@ -50,17 +52,19 @@ pub(crate) fn give_output(mut buffer: Vec<u8>) {
 }
 
 /// An empty list of segments.
-pub(crate) fn segments() -> Box<Segments> {
+pub(crate) fn segments() -> Segments {
     with(|spare| spare.segments.pop()).flatten().unwrap_or_default()
 }
 
 /// Takes an empty list of segments back.
-pub(crate) fn give_segments(segments: Box<Segments>) {
-    with(|spare| {
-        if spare.segments.len() < KEPT_MAX {
-            spare.segments.push(segments);
-        }
-    });
+pub(crate) fn give_segments(segments: Segments) {
+    if segments.capacity() <= KEPT_SEGMENTS_MAX {
+        with(|spare| {
+            if spare.segments.len() < KEPT_MAX {
+                spare.segments.push(segments);
+            }
+        });
+    }
 }
 
 /// An empty buffer with room for `capacity` bytes, to put the parts of a frame together.

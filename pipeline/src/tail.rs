@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::writer::Outbox;
+use crate::writer::{Entry, Outbox};
 use crate::{Channel, Context, Error, Outbound, Pipeline, Result, Signal, Step};
 
 /// The end of a pipeline, with the state of one connection and no lock: the fastest way to answer.
@@ -96,6 +96,31 @@ impl<T: Tail> TailStage<T> {
         TailStage { tail, outbox }
     }
 
+    fn shut(&self) {
+        if let Some(outbox) = &self.outbox {
+            outbox.shut();
+        }
+    }
+
+    /// Writes what tasks have queued: while the channel is writable, since above the high-water mark the queue is to
+    /// fill and those who write are to wait; or all of it, before the channel closes.
+    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, all: bool) {
+        let Some(outbox) = self.outbox.clone() else { return };
+        while !ch.is_closing()
+            && (all || ch.is_writable())
+            && let Some(entry) = outbox.pop()
+        {
+            let result = match entry {
+                Entry::Close => Context::new(out, ch).close(),
+                Entry::Message(msg) => out.write(ch, msg),
+            };
+            if let Err(error) = result {
+                self.fail(ch, out, error);
+            }
+        }
+        outbox.made_room();
+    }
+
     #[cold]
     fn fail<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
         if let Err(error) = self.tail.error(&mut Context::new(out, ch), error) {
@@ -117,15 +142,12 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn resume<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        if let Some(outbox) = &self.outbox
-            && let Err(error) = outbox.drain(ch, out)
-        {
-            self.fail(ch, out, error);
-        }
+        self.drain(ch, out, false);
         Step::Ready
     }
 
     fn end<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        self.drain(ch, out, true); // most tails close now
         if let Err(error) = self.tail.half_closed(&mut Context::new(out, ch)) {
             self.fail(ch, out, error);
         }
@@ -157,6 +179,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
             Signal::Writable(writable) => self.tail.writable(&mut Context::new(out, ch), writable),
             Signal::Closed(why) => {
                 self.tail.closed(why);
+                self.shut();
                 Ok(())
             }
         };
@@ -170,14 +193,13 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn close<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        out.close(ch)
+        self.drain(ch, out, true);
+        Context::new(out, ch).close()
     }
 }
 
 impl<T: Tail> Drop for TailStage<T> {
     fn drop(&mut self) {
-        if let Some(outbox) = &self.outbox {
-            outbox.shut();
-        }
+        self.shut();
     }
 }

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::{Channel, Outbound, Result};
+use crate::Result;
 
 /// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
 /// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
@@ -22,12 +22,20 @@ pub(crate) struct Outbox<T> {
     channel: RefCell<Option<Waker>>,
     /// Those who wait for room in the queue.
     waiting: RefCell<Vec<Waker>>,
-    shut: Cell<bool>,
+    state: Cell<State>,
 }
 
-enum Entry<T> {
+pub(crate) enum Entry<T> {
     Close,
     Message(T),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Open,
+    /// A close stands at the end of the queue: nothing may follow it.
+    Closing,
+    Closed,
 }
 
 /// The channel is closed: the message was not written.
@@ -43,24 +51,25 @@ impl fmt::Display for ChannelClosed {
 impl std::error::Error for ChannelClosed {}
 
 impl<T> Writer<T> {
-    /// A writer whose queue holds up to `capacity` messages.
+    /// A writer whose queue holds up to `capacity` messages, at least one.
     pub fn new(capacity: usize) -> Self {
         Writer(Rc::new(Outbox {
             queue: RefCell::default(),
-            capacity,
+            capacity: capacity.max(1),
             channel: RefCell::default(),
             waiting: RefCell::default(),
-            shut: Cell::new(false),
+            state: Cell::new(State::Open),
         }))
     }
 
-    /// Queues the message, or gives it back where the queue is full or the channel closed.
+    /// Queues the message, or gives it back where the queue is full or [`close`](Writer::close) was called or the
+    /// channel is closed.
     ///
     /// # Errors
     /// The message.
     pub fn try_write(&self, msg: T) -> Result<(), T> {
         let outbox = &*self.0;
-        if outbox.shut.get() || outbox.queue.borrow().len() >= outbox.capacity {
+        if outbox.state.get() != State::Open || outbox.queue.borrow().len() >= outbox.capacity {
             return Err(msg);
         }
         outbox.push(Entry::Message(msg));
@@ -77,10 +86,10 @@ impl<T> Writer<T> {
             let Some(unwritten) = msg.take() else { return Poll::Ready(Ok(())) };
             match self.try_write(unwritten) {
                 Ok(()) => Poll::Ready(Ok(())),
-                Err(_) if self.is_closed() => Poll::Ready(Err(ChannelClosed)),
+                Err(_) if self.0.state.get() != State::Open => Poll::Ready(Err(ChannelClosed)),
                 Err(back) => {
                     msg = Some(back);
-                    self.0.waiting.borrow_mut().push(task.waker().clone());
+                    self.0.wait(task.waker());
                     Poll::Pending
                 }
             }
@@ -88,16 +97,18 @@ impl<T> Writer<T> {
         .await
     }
 
-    /// Closes the channel once everything queued has been sent.
+    /// Closes the channel once everything queued has been sent. Those who wait for room in the queue are refused.
     pub fn close(&self) {
-        if !self.is_closed() {
+        if self.0.state.get() == State::Open {
+            self.0.state.set(State::Closing);
             self.0.push(Entry::Close);
+            self.0.wake_waiting();
         }
     }
 
     /// Whether the channel is closed.
     pub fn is_closed(&self) -> bool {
-        self.0.shut.get()
+        self.0.state.get() == State::Closed
     }
 
     pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
@@ -119,24 +130,20 @@ impl<T> Outbox<T> {
         self.channel.replace(Some(channel));
     }
 
-    /// Writes what is queued while the channel is writable: above the high-water mark the queue fills, and those
-    /// who write wait.
-    pub(crate) fn drain<O: Outbound<T>>(&self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        while ch.is_writable() {
-            let Some(entry) = self.queue.borrow_mut().pop_front() else { break };
-            match entry {
-                Entry::Close => out.close(ch)?,
-                Entry::Message(msg) => out.write(ch, msg)?,
-            }
-        }
+    /// The next entry. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
+    pub(crate) fn pop(&self) -> Option<Entry<T>> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    pub(crate) fn made_room(&self) {
         if self.queue.borrow().len() < self.capacity {
             self.wake_waiting();
         }
-        Ok(())
     }
 
+    /// The channel is closed: what is still queued will not be written.
     pub(crate) fn shut(&self) {
-        self.shut.set(true);
+        self.state.set(State::Closed);
         self.channel.take();
         let left = self.queue.take();
         self.wake_waiting();
@@ -147,6 +154,13 @@ impl<T> Outbox<T> {
         self.queue.borrow_mut().push_back(entry);
         if let Some(channel) = &*self.channel.borrow() {
             channel.wake_by_ref();
+        }
+    }
+
+    fn wait(&self, task: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(task)) {
+            waiting.push(task.clone());
         }
     }
 

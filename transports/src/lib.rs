@@ -1,1 +1,24 @@
-//! Transports.
+//! Channels, servers and clients of Perihelion: a transport and a pipeline on an event loop.
+//!
+//! A [`Server`] listens on every worker of a runtime; a [`Client`] connects from a task of one. Both put a pipeline on
+//! each connection, and the connection stays on its worker for life.
+#![forbid(unsafe_code)]
+
+mod address;
+mod channel;
+mod client;
+mod connection;
+mod connector;
+mod error;
+mod group;
+mod listener;
+mod server;
+mod socket;
+mod watch;
+
+pub use address::Address;
+pub use client::Client;
+pub use connection::Connection;
+pub use error::Error;
+pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
+pub use watch::ChannelHandle;

@@ -46,7 +46,7 @@ impl LengthPrefixed {
     pub fn new(width: u8, order: ByteOrder, max: usize) -> Self {
         assert!((1..=8).contains(&width), "a length prefix has 1 to 8 bytes, not {width}");
         assert!(
-            width == 8 || max >> (8 * u32::from(width)) == 0,
+            width == 8 || (max as u64) >> (8 * width) == 0,
             "a maximum of {max} bytes has no room in a prefix of {width}"
         );
         LengthPrefixed { width, order, max }
@@ -71,6 +71,7 @@ impl LengthPrefixed {
         }
     }
 
+    #[cold]
     fn length_of_any_width(&self, bytes: &[u8]) -> Option<u64> {
         let prefix = bytes.get(..self.width.into())?;
         let add = |length: u64, byte: &u8| length << 8 | u64::from(*byte);

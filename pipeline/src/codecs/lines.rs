@@ -5,7 +5,8 @@ use crate::{Codec, Error, Input, Output, Result};
 /// Lines of UTF-8 text. The line end is stripped from what is read and added to what is written.
 ///
 /// Strict: with [`crlf`](Lines::crlf) a lone line feed is an error, not a line end, because two programs that
-/// disagree on where a line ends can be played against each other (SMTP smuggling).
+/// disagree on where a line ends can be played against each other (SMTP smuggling). A line that is an error is used
+/// up: where a stage handles the error, the next line is read.
 ///
 /// ```
 /// # use perihelion_pipeline::{Codec, Input, Lines};
@@ -47,6 +48,18 @@ impl Lines {
         Lines { end: LineEnd::Lf, max, searched: 0 }
     }
 
+    /// The text of a line that stands before its line feed.
+    fn text(&self, line: &[u8]) -> Result<String> {
+        let text = match self.end {
+            LineEnd::Lf => line,
+            LineEnd::CrLf => line.strip_suffix(b"\r").ok_or_else(lone_line_feed)?,
+        };
+        if text.len() > self.max {
+            return Err(LineTooLong { max: self.max }.into());
+        }
+        Ok(str::from_utf8(text)?.to_owned())
+    }
+
     fn end(&self) -> &'static [u8] {
         match self.end {
             LineEnd::CrLf => b"\r\n",
@@ -61,27 +74,22 @@ impl Codec for Lines {
 
     fn decode(&mut self, input: &mut Input) -> Result<Option<String>> {
         let bytes = input.as_slice();
-        let feed = bytes[self.searched..].iter().position(|byte| *byte == b'\n').map(|at| self.searched + at);
-        let Some(feed) = feed else {
+        let searched = self.searched.min(bytes.len());
+        let Some(feed) = bytes[searched..].iter().position(|byte| *byte == b'\n').map(|at| searched + at)
+        else {
             // A carriage return at the end may belong to the line end.
-            let text = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-            if text.len() > self.max {
+            let maybe_end = self.end == LineEnd::CrLf && bytes.ends_with(b"\r");
+            if bytes.len() - usize::from(maybe_end) > self.max {
                 return Err(LineTooLong { max: self.max }.into());
             }
             self.searched = bytes.len();
             return Ok(None);
         };
-        let text = match self.end {
-            LineEnd::Lf => &bytes[..feed],
-            LineEnd::CrLf => bytes[..feed].strip_suffix(b"\r").ok_or_else(lone_line_feed)?,
-        };
-        if text.len() > self.max {
-            return Err(LineTooLong { max: self.max }.into());
-        }
-        let line = str::from_utf8(text)?.to_owned();
+        let line = self.text(&bytes[..feed]);
+        // A line that is no text is used up too, so that whoever handles the error goes on behind it.
         self.searched = 0;
         input.advance(feed + 1);
-        Ok(Some(line))
+        line.map(Some)
     }
 
     fn encode(&mut self, item: String, output: &mut Output) -> Result<()> {

@@ -1,0 +1,264 @@
+//! Configuration: built in code, or read from TOML with environment overrides.
+
+mod cpus;
+mod load;
+
+use serde::Deserialize;
+use std::time::Duration;
+
+pub use cpus::CpuList;
+
+use crate::Error;
+
+/// Everything that can be configured. Each field's default is in force where nothing is said.
+///
+/// Read from a file it has a table for each section; `examples/server.toml` explains every key. An environment
+/// variable wins over the file: `PERIHELION_RUNTIME__WORKERS=4` sets `workers` in `[runtime]`.
+///
+/// ```
+/// # use perihelion_runtime::Config;
+/// let mut config = Config::default();
+/// config.runtime.workers = 2;
+/// config.runtime.spin_us = 50;
+/// let same: Config = Config::parse("[runtime]\nworkers = 2\nspin_us = 50").unwrap();
+/// assert_eq!(config, same);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Workers and their event loops.
+    pub runtime: RuntimeConfig,
+    /// What each channel may take.
+    pub channel: ChannelConfig,
+    /// Options of TCP sockets.
+    pub tcp: TcpConfig,
+}
+
+/// Workers and their event loops.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuntimeConfig {
+    /// How many workers; 0 is one for each CPU in `cpus`.
+    pub workers: usize,
+    /// The CPUs to pin workers to, in turn. Empty: those that this process may use, by affinity and cgroup quota.
+    pub cpus: CpuList,
+    /// How the event loop talks to the kernel.
+    pub driver: DriverChoice,
+    /// How long an idle worker polls before it sleeps, in microseconds.
+    pub spin_us: u32,
+    /// Completions that are handled before other work gets its turn.
+    pub completions_per_turn: usize,
+    /// Task polls before other work gets its turn.
+    pub tasks_per_turn: usize,
+    /// Messages that a worker's mailbox holds.
+    pub mailbox_messages: usize,
+    /// Threads for blocking calls, started when they are needed; shared by all workers.
+    pub blocking_threads: usize,
+    /// Blocking calls that may wait for a thread.
+    pub blocking_queue: usize,
+    /// How long a stopping worker waits for the kernel to give back what it holds, in milliseconds.
+    pub teardown_ms: u64,
+    /// Sizes of the rings shared with the kernel.
+    pub ring: RingConfig,
+    /// The receive pool of each worker.
+    pub receive: ReceiveConfig,
+}
+
+/// How the event loop talks to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriverChoice {
+    /// The best that the kernel allows.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+}
+
+/// Sizes of the rings shared with the kernel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RingConfig {
+    /// Operations that are collected before they must be submitted.
+    pub submissions: u32,
+    /// Completions that the kernel can leave for the worker.
+    pub completions: u32,
+}
+
+/// The receive pool of each worker.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReceiveConfig {
+    /// The size of a buffer.
+    pub buffer_bytes: usize,
+    /// Buffers that are lent to the kernel at first.
+    pub buffers: usize,
+    /// Up to this many buffers there are under load.
+    pub buffers_max: usize,
+    /// Up to this many buffers may be kept by handlers; what they keep beyond that is copied.
+    pub buffers_kept_max: usize,
+}
+
+/// What each channel may take.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelConfig {
+    /// Above this many unsent bytes a channel is unwritable, and its reads pause.
+    pub high_water_bytes: usize,
+    /// Below this many it is writable again.
+    pub low_water_bytes: usize,
+    /// Messages that are handled before other channels get their turn.
+    pub messages_per_turn: u32,
+    /// How long an orderly close may take, in milliseconds; then the connection is reset.
+    pub close_ms: u64,
+    /// How long channels may drain when their server stops, in milliseconds; then they are reset.
+    pub drain_ms: u64,
+    /// How long a connect may take, in milliseconds.
+    pub connect_ms: u64,
+}
+
+/// Options of TCP sockets.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TcpConfig {
+    /// Connections that the kernel holds for a listener until they are accepted.
+    pub backlog: u32,
+    /// Whether small writes are sent at once (TCP_NODELAY).
+    pub nodelay: bool,
+    /// After how many seconds of silence the kernel probes the other side; 0 is never.
+    pub keepalive_s: u32,
+    /// The kernel's send buffer (SO_SNDBUF); 0 lets the kernel adapt it.
+    pub send_buffer_bytes: usize,
+    /// The kernel's receive buffer (SO_RCVBUF); 0 lets the kernel adapt it.
+    pub receive_buffer_bytes: usize,
+    /// How many seconds a close waits for unsent bytes (SO_LINGER); absent: the kernel sends them in the background.
+    pub linger_s: Option<u32>,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        RuntimeConfig {
+            workers: 0,
+            cpus: CpuList::default(),
+            driver: DriverChoice::Auto,
+            spin_us: 0,
+            completions_per_turn: 512,
+            tasks_per_turn: 128,
+            mailbox_messages: 4096,
+            blocking_threads: 4,
+            blocking_queue: 256,
+            teardown_ms: 2000,
+            ring: RingConfig::default(),
+            receive: ReceiveConfig::default(),
+        }
+    }
+}
+
+impl Default for RingConfig {
+    fn default() -> Self {
+        RingConfig { submissions: 1024, completions: 4096 }
+    }
+}
+
+impl Default for ReceiveConfig {
+    fn default() -> Self {
+        ReceiveConfig { buffer_bytes: 16 * 1024, buffers: 64, buffers_max: 256, buffers_kept_max: 128 }
+    }
+}
+
+impl Default for ChannelConfig {
+    fn default() -> Self {
+        ChannelConfig {
+            high_water_bytes: 64 * 1024,
+            low_water_bytes: 32 * 1024,
+            messages_per_turn: 256,
+            close_ms: 5_000,
+            drain_ms: 10_000,
+            connect_ms: 10_000,
+        }
+    }
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        TcpConfig {
+            backlog: 1024,
+            nodelay: true,
+            keepalive_s: 0,
+            send_buffer_bytes: 0,
+            receive_buffer_bytes: 0,
+            linger_s: None,
+        }
+    }
+}
+
+impl ChannelConfig {
+    /// How long an orderly close may take.
+    pub fn close(&self) -> Duration {
+        Duration::from_millis(self.close_ms)
+    }
+
+    /// How long channels may drain when their server stops.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+
+    /// How long a connect may take.
+    pub fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms)
+    }
+}
+
+impl RuntimeConfig {
+    pub(crate) fn spin(&self) -> Duration {
+        Duration::from_micros(self.spin_us.into())
+    }
+}
+
+impl Config {
+    /// Looks for values that can't be used.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        let Config { runtime, channel, tcp } = self;
+        let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
+        in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
+        in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
+        at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
+        at_least("runtime.tasks_per_turn", runtime.tasks_per_turn as u64, 1)?;
+        at_least("runtime.mailbox_messages", runtime.mailbox_messages as u64, 1)?;
+        in_range("runtime.blocking_threads", runtime.blocking_threads as u64, 1..=1024)?;
+        at_least("runtime.blocking_queue", runtime.blocking_queue as u64, 1)?;
+        in_range("runtime.ring.submissions", runtime.ring.submissions.into(), 8..=32_768)?;
+        let completions = u64::from(runtime.ring.submissions)..=65_536;
+        in_range("runtime.ring.completions", runtime.ring.completions.into(), completions)?;
+        let receive = &runtime.receive;
+        in_range("runtime.receive.buffer_bytes", receive.buffer_bytes as u64, 64..=1 << 24)?;
+        in_range("runtime.receive.buffers_max", receive.buffers_max as u64, 2..=32_768)?;
+        in_range("runtime.receive.buffers", receive.buffers as u64, 1..=receive.buffers_max as u64)?;
+        let kept = 0..=receive.buffers_max as u64 - 1;
+        in_range("runtime.receive.buffers_kept_max", receive.buffers_kept_max as u64, kept)?;
+        at_least("channel.high_water_bytes", channel.high_water_bytes as u64, 1)?;
+        let low = 1..=channel.high_water_bytes as u64;
+        in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
+        at_least("channel.messages_per_turn", channel.messages_per_turn.into(), 1)?;
+        at_least("channel.connect_ms", channel.connect_ms, 1)?;
+        in_range("tcp.backlog", tcp.backlog.into(), 1..=i32::MAX as u64)?;
+        in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
+        in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;
+        in_range("tcp.receive_buffer_bytes", tcp.receive_buffer_bytes as u64, 0..=i32::MAX as u64)?;
+        in_range("tcp.linger_s", tcp.linger_s.unwrap_or(0).into(), 0..=65_535)
+    }
+}
+
+fn in_range(key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Error> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let allowed = match *range.end() {
+        u64::MAX => format!("it must be at least {}", range.start()),
+        end => format!("it must be from {} to {end}", range.start()),
+    };
+    Err(Error::InvalidValue { key, value: value.to_string(), allowed })
+}

@@ -1,0 +1,187 @@
+//! The one seam between the event loop and the world: the loop asks for operations, and gets completions back.
+//!
+//! A driver keeps every endpoint's descriptor, and the memory of every operation in flight, until the last completion
+//! of it has come, whatever the endpoint does meanwhile. So nothing that stands above it can free what the kernel
+//! still uses, and nothing above it needs `unsafe`.
+
+mod outgoing;
+mod uring;
+
+use bytes::Bytes;
+use socket2::SockAddr;
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+pub use outgoing::{Outgoing, PIECES_MAX, Piece};
+
+use crate::config::RuntimeConfig;
+use crate::{DriverChoice, EndpointId, Error};
+use uring::Uring;
+
+/// What has become of an operation of an endpoint.
+pub enum Completion {
+    /// A connection came in, or none can be taken at present; then the listener accepts no more until it is told to.
+    Accepted(io::Result<OwnedFd>),
+    /// A connect is done.
+    Connected(io::Result<()>),
+    /// Bytes arrived. Receiving goes on.
+    Received(Bytes),
+    /// The other side sends no more. Receiving is over.
+    Ended,
+    /// Receiving failed, and is over.
+    ReceiveFailed(io::Error),
+    /// A send is done: the kernel has taken this many bytes, which are all of them, or refused.
+    Sent {
+        /// How many bytes, or why not all.
+        result: io::Result<usize>,
+        /// What was sent.
+        outgoing: Outgoing,
+    },
+}
+
+/// How long to wait in the kernel for the first completion.
+#[derive(Clone, Copy)]
+pub(crate) enum Wait {
+    /// There is other work.
+    No,
+    /// As long as it takes, or until this time.
+    Until(Option<Instant>),
+}
+
+/// What the event loop has found of the kernel, and uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The driver's name.
+    pub driver: &'static str,
+    /// What it uses beyond the least.
+    pub features: Vec<&'static str>,
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.driver, self.features.join(", "))
+    }
+}
+
+/// What a driver has counted since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DriverCounts {
+    pub(crate) enters: u64,
+    pub(crate) completions: u64,
+    /// Completions of operations whose endpoint is gone.
+    pub(crate) stale: u64,
+    /// How often an endpoint had to wait for a receive buffer.
+    pub(crate) starved: u64,
+}
+
+/// One way to do I/O.
+pub(crate) enum Driver {
+    IoUring(Box<Uring>),
+}
+
+impl Driver {
+    /// Made on the worker's own thread: a ring belongs to the thread that makes it.
+    pub(crate) fn new(config: &RuntimeConfig, wake: OwnedFd) -> Result<Self, Error> {
+        match config.driver {
+            DriverChoice::Auto | DriverChoice::IoUring => {
+                Ok(Driver::IoUring(Box::new(Uring::new(&config.ring, &config.receive, wake)?)))
+            }
+        }
+    }
+
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        let Driver::IoUring(driver) = self;
+        driver.capabilities()
+    }
+
+    /// Takes a descriptor in; gives it back when there is no slot left.
+    pub(crate) fn open(&mut self, fd: OwnedFd) -> Result<EndpointId, OwnedFd> {
+        let Driver::IoUring(driver) = self;
+        driver.open(fd)
+    }
+
+    pub(crate) fn is_open(&self, id: EndpointId) -> bool {
+        self.fd(id).is_some()
+    }
+
+    /// All endpoints that are open.
+    pub(crate) fn ids(&self) -> Vec<EndpointId> {
+        let Driver::IoUring(driver) = self;
+        driver.ids()
+    }
+
+    /// `None` when the endpoint is closing or gone.
+    pub(crate) fn fd(&self, id: EndpointId) -> Option<BorrowedFd<'_>> {
+        let Driver::IoUring(driver) = self;
+        driver.fd(id)
+    }
+
+    pub(crate) fn accept(&mut self, id: EndpointId) {
+        let Driver::IoUring(driver) = self;
+        driver.accept(id);
+    }
+
+    pub(crate) fn connect(&mut self, id: EndpointId, address: SockAddr) {
+        let Driver::IoUring(driver) = self;
+        driver.connect(id, address);
+    }
+
+    pub(crate) fn receive(&mut self, id: EndpointId) {
+        let Driver::IoUring(driver) = self;
+        driver.receive(id);
+    }
+
+    pub(crate) fn stop_receiving(&mut self, id: EndpointId) {
+        let Driver::IoUring(driver) = self;
+        driver.stop_receiving(id);
+    }
+
+    pub(crate) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
+        let Driver::IoUring(driver) = self;
+        driver.send(id, outgoing);
+    }
+
+    /// Cancels what is in flight, and closes the descriptor when the last of it is done.
+    pub(crate) fn close(&mut self, id: EndpointId) {
+        let Driver::IoUring(driver) = self;
+        driver.close(id);
+    }
+
+    /// Gives the descriptor, if nothing is in flight on it.
+    pub(crate) fn release(&mut self, id: EndpointId) -> Option<OwnedFd> {
+        let Driver::IoUring(driver) = self;
+        driver.release(id)
+    }
+
+    /// Submits everything, and collects up to `limit` completions.
+    pub(crate) fn turn(&mut self, wait: Wait, limit: usize) -> io::Result<()> {
+        let Driver::IoUring(driver) = self;
+        driver.turn(wait, limit)
+    }
+
+    /// Whether a turn would find something, as far as that can be seen without a system call.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        let Driver::IoUring(driver) = self;
+        driver.is_ready()
+    }
+
+    /// The next of the collected completions that concerns an endpoint.
+    pub(crate) fn next(&mut self) -> Option<(EndpointId, Completion)> {
+        let Driver::IoUring(driver) = self;
+        driver.next()
+    }
+
+    pub(crate) fn counts(&self) -> DriverCounts {
+        let Driver::IoUring(driver) = self;
+        driver.counts()
+    }
+
+    /// Closes all endpoints and waits until the kernel has given everything back. Past the limit what it holds is
+    /// leaked on purpose: memory that it may still write to must not be used again. False when that was so.
+    pub(crate) fn shut_down(self, limit: Duration) -> bool {
+        let Driver::IoUring(driver) = self;
+        driver.shut_down(limit)
+    }
+}

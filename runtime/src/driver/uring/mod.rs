@@ -1,0 +1,436 @@
+//! The io_uring driver.
+//!
+//! Rules, on which every `unsafe` block here relies:
+//!
+//! 1. Each submission carries a [`Token`]. `in_flight`, of the driver and of the socket, counts submissions whose last
+//!    completion (the one without `MORE`) has not come.
+//! 2. A socket's descriptor is open and its slot taken while its `in_flight` is not zero ([`Sockets::remove_if_done`]).
+//! 3. What a submission points to is in a table of the driver until then: a send's memory in [`Sends`], a connect's
+//!    address in `connects`, the counter's value in `wake_value`. A receive points to nothing: the kernel picks from
+//!    the [`ReceivePool`].
+//! 4. The tables are dropped with the driver, and that is dropped only with nothing in flight; otherwise leaked
+//!    ([`Uring::shut_down`]).
+
+mod pool;
+mod ring;
+mod sends;
+mod sockets;
+
+use io_uring::{cqueue, opcode, squeue, types};
+use slab::Slab;
+use socket2::SockAddr;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::{Capabilities, Completion, DriverCounts, Outgoing, Wait};
+use crate::config::{ReceiveConfig, RingConfig};
+use crate::token::{Kind, Token};
+use crate::{EndpointId, Error};
+use pool::ReceivePool;
+use ring::Ring;
+use sends::{Progress, Sends};
+use sockets::{Inbound, NONE, Sockets, State};
+
+pub(crate) struct Uring {
+    ring: Ring,
+    pool: ReceivePool,
+    sockets: Sockets,
+    sends: Sends,
+    /// Boxed: the kernel reads the address where it is.
+    connects: Slab<Box<SockAddr>>,
+    /// Who waits for a receive buffer, in order.
+    starved: VecDeque<EndpointId>,
+    /// Completions that were collected and not handled yet.
+    collected: VecDeque<cqueue::Entry>,
+    in_flight: usize,
+    wake: OwnedFd,
+    /// Boxed: the kernel writes the event counter's value here.
+    wake_value: Box<u64>,
+    counts: DriverCounts,
+}
+
+impl Uring {
+    pub(super) fn new(ring: &RingConfig, receive: &ReceiveConfig, wake: OwnedFd) -> Result<Self, Error> {
+        let ring = Ring::new(ring)?;
+        let pool = ReceivePool::new(receive, ring.submitter())?;
+        let mut driver = Uring {
+            ring,
+            pool,
+            sockets: Sockets::default(),
+            sends: Sends::default(),
+            connects: Slab::new(),
+            starved: VecDeque::new(),
+            collected: VecDeque::new(),
+            in_flight: 0,
+            wake,
+            wake_value: Box::new(0),
+            counts: DriverCounts::default(),
+        };
+        driver.read_wake();
+        Ok(driver)
+    }
+
+    pub(super) fn capabilities(&self) -> &Capabilities {
+        self.ring.capabilities()
+    }
+
+    pub(super) fn counts(&self) -> DriverCounts {
+        DriverCounts { enters: self.ring.enters(), ..self.counts }
+    }
+
+    pub(super) fn open(&mut self, fd: OwnedFd) -> Result<EndpointId, OwnedFd> {
+        self.sockets.insert(fd)
+    }
+
+    pub(super) fn ids(&self) -> Vec<EndpointId> {
+        self.sockets.ids()
+    }
+
+    pub(super) fn fd(&self, id: EndpointId) -> Option<BorrowedFd<'_>> {
+        self.sockets.fd(id)
+    }
+
+    pub(super) fn accept(&mut self, id: EndpointId) {
+        self.start_inbound(id, Kind::Accept);
+    }
+
+    pub(super) fn receive(&mut self, id: EndpointId) {
+        self.start_inbound(id, Kind::Receive);
+    }
+
+    pub(super) fn stop_receiving(&mut self, id: EndpointId) {
+        let Some(socket) = self.sockets.open_mut(id) else { return };
+        match socket.inbound {
+            Inbound::Armed => {
+                socket.inbound = Inbound::Stopping;
+                let armed = Token { kind: Kind::Receive, id }.pack();
+                // SAFETY: it points to nothing.
+                unsafe {
+                    self.submit(
+                        opcode::AsyncCancel::new(armed).build(),
+                        Token::without_endpoint(Kind::Cancel),
+                    )
+                };
+            }
+            Inbound::Restarting => socket.inbound = Inbound::Stopping,
+            // Its turn will find that it is no longer wanted.
+            Inbound::Starved => socket.inbound = Inbound::Off,
+            Inbound::Off | Inbound::Stopping => {}
+        }
+    }
+
+    pub(super) fn connect(&mut self, id: EndpointId, address: SockAddr) {
+        let Some(socket) = self.sockets.open_mut(id) else { return };
+        assert_eq!(socket.outbound, NONE, "an endpoint has one send or connect at a time");
+        let entry = self.connects.vacant_entry();
+        socket.outbound = entry.key() as u32;
+        socket.in_flight += 1;
+        let address = entry.insert(Box::new(address));
+        let submission =
+            opcode::Connect::new(socket.raw_fd(), address.as_ptr().cast(), address.len()).build();
+        // SAFETY: the address is boxed in `connects` until the completion, and the socket counts it (rules 2 and 3).
+        unsafe { self.submit(submission, Token { kind: Kind::Connect, id }) };
+    }
+
+    pub(super) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
+        let Some(socket) = self.sockets.open_mut(id) else { return };
+        assert_eq!(socket.outbound, NONE, "an endpoint has one send or connect at a time");
+        socket.outbound = self.sends.insert(outgoing);
+        socket.in_flight += 1;
+        let submission = self.sends.submission(socket.outbound, socket.raw_fd());
+        // SAFETY: its memory stays in `sends` until the completion, and the socket counts it (rules 2 and 3).
+        unsafe { self.submit(submission, Token { kind: Kind::Send, id }) };
+    }
+
+    pub(super) fn close(&mut self, id: EndpointId) {
+        let Some(socket) = self.sockets.open_mut(id) else { return };
+        socket.state = State::Closing;
+        if socket.in_flight > 0 {
+            let everything = types::CancelBuilder::fd(socket.raw_fd()).all();
+            let submission = opcode::AsyncCancel2::new(everything).build();
+            // SAFETY: it points to nothing. The descriptor is open until what it cancels is done, so no other
+            // socket can have its number before.
+            unsafe { self.submit(submission, Token::without_endpoint(Kind::Cancel)) };
+        }
+        self.close_if_done(id);
+    }
+
+    pub(super) fn release(&mut self, id: EndpointId) -> Option<OwnedFd> {
+        let socket = self.sockets.open_mut(id).filter(|socket| socket.in_flight == 0)?;
+        socket.state = State::Closing;
+        self.sockets.remove_if_done(id)
+    }
+
+    pub(super) fn turn(&mut self, wait: Wait, limit: usize) -> io::Result<()> {
+        self.pool.reclaim_kept();
+        self.feed_starved();
+        let wait = if self.collected.is_empty() { wait } else { Wait::No };
+        self.ring.enter(wait)?;
+        self.ring.drain(limit.saturating_sub(self.collected.len()), &mut self.collected);
+        Ok(())
+    }
+
+    pub(super) fn is_ready(&mut self) -> bool {
+        !self.collected.is_empty() || self.ring.is_ready()
+    }
+
+    pub(super) fn next(&mut self) -> Option<(EndpointId, Completion)> {
+        self.pool.reclaim_newest();
+        while let Some(entry) = self.collected.pop_front() {
+            if let Some(event) = self.complete(&entry) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    pub(super) fn shut_down(mut self: Box<Self>, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        for id in self.sockets.ids() {
+            self.close(id);
+        }
+        let pending = Token::without_endpoint(Kind::Wake).pack();
+        // SAFETY: it points to nothing.
+        unsafe {
+            self.submit(opcode::AsyncCancel::new(pending).build(), Token::without_endpoint(Kind::Cancel))
+        };
+        while self.in_flight > 0 && Instant::now() < deadline {
+            if let Err(error) = self.ring.enter(Wait::Until(Some(deadline))) {
+                tracing::error!(%error, "a stopping worker can't enter its ring");
+                break;
+            }
+            while let Some(entry) = self.ring.pop() {
+                drop(self.complete(&entry));
+            }
+        }
+        let done = self.in_flight == 0;
+        if !done {
+            let in_flight = self.in_flight;
+            tracing::error!(
+                in_flight,
+                "the kernel did not give everything back in time: a receive pool is leaked"
+            );
+            std::mem::forget(self);
+        }
+        done
+    }
+
+    /// # Safety
+    /// What the submission points to must stay until its last completion.
+    unsafe fn submit(&mut self, submission: squeue::Entry, token: Token) {
+        self.in_flight += 1;
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.push(submission.user_data(token.pack())) };
+    }
+
+    fn read_wake(&mut self) {
+        let value = (&raw mut *self.wake_value).cast();
+        let submission = opcode::Read::new(types::Fd(self.wake.as_raw_fd()), value, 8).build();
+        // SAFETY: the value is boxed, and it and the descriptor live as long as the driver (rule 4). One read is in
+        // flight at a time, and nothing else accesses the value.
+        unsafe { self.submit(submission, Token::without_endpoint(Kind::Wake)) };
+    }
+
+    fn start_inbound(&mut self, id: EndpointId, kind: Kind) {
+        let Some(socket) = self.sockets.open_mut(id) else { return };
+        match socket.inbound {
+            Inbound::Off => {
+                socket.inbound = Inbound::Armed;
+                socket.in_flight += 1;
+                let submission = match kind {
+                    Kind::Accept => {
+                        opcode::AcceptMulti::new(socket.raw_fd()).flags(libc::SOCK_CLOEXEC).build()
+                    }
+                    _ => opcode::RecvMulti::new(socket.raw_fd(), pool::GROUP).build(),
+                };
+                // SAFETY: it points to nothing; its buffers are the pool's, and the socket counts it (rule 2).
+                unsafe { self.submit(submission, Token { kind, id }) };
+            }
+            Inbound::Stopping => socket.inbound = Inbound::Restarting,
+            Inbound::Armed | Inbound::Restarting | Inbound::Starved => {}
+        }
+    }
+
+    /// Arms those who wait for a buffer, as far as there are buffers.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.pool.held().min(self.starved.len()) {
+            let Some(id) = self.starved.pop_front() else { break };
+            if let Some(socket) = self.sockets.open_mut(id)
+                && socket.inbound == Inbound::Starved
+            {
+                socket.inbound = Inbound::Off;
+                self.receive(id);
+            }
+        }
+    }
+
+    fn close_if_done(&mut self, id: EndpointId) {
+        if let Some(fd) = self.sockets.remove_if_done(id) {
+            let submission = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
+            // SAFETY: it points to nothing, and the descriptor is its own from here on.
+            unsafe { self.submit(submission, Token::without_endpoint(Kind::Close)) };
+        }
+    }
+
+    /// Does what a completion means for the driver; gives what it means for its endpoint.
+    #[inline]
+    fn complete(&mut self, entry: &cqueue::Entry) -> Option<(EndpointId, Completion)> {
+        self.counts.completions += 1;
+        let more = cqueue::more(entry.flags());
+        if !more {
+            self.in_flight -= 1;
+        }
+        let Some(Token { kind, id }) = Token::unpack(entry.user_data()) else {
+            self.counts.stale += 1;
+            return None;
+        };
+        let result = match entry.result() {
+            n if n >= 0 => Ok(n as u32),
+            errno => Err(io::Error::from_raw_os_error(-errno)),
+        };
+        let completion = match kind {
+            Kind::Receive => {
+                // Whoever it was for, the buffer is taken out of the kernel's hands.
+                let n = *result.as_ref().unwrap_or(&0) as usize;
+                let bytes = cqueue::buffer_select(entry.flags()).map(|number| self.pool.take(number, n));
+                self.received(id, result.map(|_| bytes), more)
+            }
+            Kind::Send => self.sent(id, result),
+            Kind::Accept => {
+                // SAFETY: the kernel made this descriptor for this completion, so nobody else owns it.
+                let accepted = result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) });
+                self.accepted(id, accepted, more)
+            }
+            Kind::Connect => self.connected(id, result.map(drop)),
+            Kind::Wake => {
+                // Cancelled when the driver shuts down.
+                if result.is_ok() {
+                    self.read_wake();
+                }
+                None
+            }
+            // That there was nothing left to cancel is as good. A close that fails has closed all the same.
+            Kind::Cancel | Kind::Close => None,
+        };
+        completion.map(|completion| (id, completion))
+    }
+
+    #[inline]
+    fn received(
+        &mut self,
+        id: EndpointId,
+        result: io::Result<Option<bytes::Bytes>>,
+        more: bool,
+    ) -> Option<Completion> {
+        let wanted = self.inbound_completed(id, more)?;
+        match result {
+            Ok(Some(bytes)) if !bytes.is_empty() => {
+                if wanted {
+                    self.receive(id);
+                }
+                Some(Completion::Received(bytes))
+            }
+            Ok(_) => Some(Completion::Ended),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOBUFS) => {
+                    if wanted {
+                        self.starve(id);
+                    }
+                    None
+                }
+                // It was stopped; or that raced with a new start.
+                Some(libc::ECANCELED) => {
+                    if wanted {
+                        self.receive(id);
+                    }
+                    None
+                }
+                _ => Some(Completion::ReceiveFailed(error)),
+            },
+        }
+    }
+
+    #[cold]
+    fn starve(&mut self, id: EndpointId) {
+        self.counts.starved += 1;
+        self.pool.grow();
+        if let Some(socket) = self.sockets.open_mut(id) {
+            socket.inbound = Inbound::Starved;
+            self.starved.push_back(id);
+        }
+    }
+
+    fn accepted(&mut self, id: EndpointId, result: io::Result<OwnedFd>, more: bool) -> Option<Completion> {
+        // When nobody wants it, it is closed here.
+        let wanted = self.inbound_completed(id, more)?;
+        if wanted && result.is_ok() {
+            self.accept(id);
+        }
+        Some(Completion::Accepted(result))
+    }
+
+    /// Keeps the books of a multishot operation. `None`: its endpoint is closing or gone. True: it has ended, though
+    /// its endpoint still wants it.
+    #[inline]
+    fn inbound_completed(&mut self, id: EndpointId, more: bool) -> Option<bool> {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            self.counts.stale += 1;
+            return None;
+        };
+        let mut wanted = false;
+        if !more {
+            socket.in_flight -= 1;
+            wanted = matches!(socket.inbound, Inbound::Armed | Inbound::Restarting);
+            socket.inbound = Inbound::Off;
+        }
+        if socket.state == State::Closing {
+            self.close_if_done(id);
+            return None;
+        }
+        Some(wanted)
+    }
+
+    #[inline]
+    fn sent(&mut self, id: EndpointId, result: io::Result<u32>) -> Option<Completion> {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            self.counts.stale += 1;
+            return None;
+        };
+        let open = socket.state == State::Open;
+        let n = *result.as_ref().unwrap_or(&0) as usize;
+        match self.sends.completed(socket.outbound, n, open && result.is_ok()) {
+            Progress::Short => {
+                let submission = self.sends.submission(socket.outbound, socket.raw_fd());
+                // SAFETY: as in `send`; the socket counts it as the same operation.
+                unsafe { self.submit(submission, Token { kind: Kind::Send, id }) };
+                None
+            }
+            Progress::Over { outgoing, sent } => {
+                socket.outbound = NONE;
+                socket.in_flight -= 1;
+                if !open {
+                    self.close_if_done(id);
+                    return None;
+                }
+                Some(Completion::Sent { result: result.map(|_| sent), outgoing })
+            }
+        }
+    }
+
+    fn connected(&mut self, id: EndpointId, result: io::Result<()>) -> Option<Completion> {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            self.counts.stale += 1;
+            return None;
+        };
+        self.connects.remove(socket.outbound as usize);
+        socket.outbound = NONE;
+        socket.in_flight -= 1;
+        if socket.state == State::Closing {
+            self.close_if_done(id);
+            return None;
+        }
+        Some(Completion::Connected(result))
+    }
+}

@@ -1,0 +1,111 @@
+//! Sends in flight, with the memory that the kernel reads.
+//!
+//! Rules for this module:
+//!
+//! 1. The pieces of a send are not touched, and not dropped, between its submission and its last completion.
+//! 2. They lie on the heap, where they stay when the entry of the table moves. The list of vectors and the message
+//!    header, which the kernel reads too, are boxed for the same reason.
+
+use io_uring::{opcode, squeue, types};
+use slab::Slab;
+use std::ptr;
+
+use crate::driver::{Outgoing, PIECES_MAX};
+
+/// All sends of a driver.
+#[derive(Default)]
+pub(super) struct Sends {
+    table: Slab<Sending>,
+    /// Lists for sends of several pieces, to be used again.
+    spare: Vec<Vectors>,
+}
+
+struct Sending {
+    outgoing: Outgoing,
+    len: usize,
+    /// How many bytes earlier attempts have sent.
+    sent: usize,
+    vectors: Option<Vectors>,
+}
+
+#[derive(Default)]
+struct Vectors(Box<Message>);
+
+struct Message {
+    list: [libc::iovec; PIECES_MAX],
+    header: libc::msghdr,
+}
+
+/// What a send's completion means.
+pub(super) enum Progress {
+    /// The kernel took a part: submit the rest.
+    Short,
+    /// The send is over, and the memory free.
+    Over { outgoing: Outgoing, sent: usize },
+}
+
+impl Sends {
+    /// The table's key fits 32 bits: there are fewer sends than endpoints.
+    pub(super) fn insert(&mut self, outgoing: Outgoing) -> u32 {
+        let len = outgoing.len();
+        self.table.insert(Sending { outgoing, len, sent: 0, vectors: None }) as u32
+    }
+
+    /// The submission for what is not sent yet. It points into the entry's memory (rule 1).
+    pub(super) fn submission(&mut self, key: u32, fd: types::Fd) -> squeue::Entry {
+        // Waits inside the kernel until everything has gone; a peer that is gone is no signal.
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let sending = &mut self.table[key as usize];
+        if let Outgoing::One(piece) = &sending.outgoing {
+            let rest = &piece.as_ref()[sending.sent..];
+            // A longer piece goes in several sends: the length has 32 bits.
+            let len = rest.len().min(1 << 30) as u32;
+            return opcode::Send::new(fd, rest.as_ptr(), len).flags(flags).build();
+        }
+        let message = &mut *sending.vectors.get_or_insert_with(|| self.spare.pop().unwrap_or_default()).0;
+        let mut skip = sending.sent;
+        let mut count = 0;
+        for piece in sending.outgoing.pieces() {
+            let bytes = piece.as_ref();
+            let skipped = skip.min(bytes.len());
+            skip -= skipped;
+            let rest = &bytes[skipped..];
+            if !rest.is_empty() {
+                message.list[count] =
+                    libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: rest.len() };
+                count += 1;
+            }
+        }
+        message.header.msg_iov = message.list.as_mut_ptr();
+        message.header.msg_iovlen = count;
+        opcode::SendMsg::new(fd, &raw const message.header).flags(flags as u32).build()
+    }
+
+    /// The kernel took `n` bytes. `proceed`: a short send is worth going on with.
+    pub(super) fn completed(&mut self, key: u32, n: usize, proceed: bool) -> Progress {
+        let sending = &mut self.table[key as usize];
+        sending.sent += n;
+        if proceed && n > 0 && sending.sent < sending.len {
+            return Progress::Short;
+        }
+        let Sending { outgoing, sent, vectors, .. } = self.table.remove(key as usize);
+        self.spare.extend(vectors);
+        Progress::Over { outgoing, sent }
+    }
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let header = libc::msghdr {
+            msg_name: ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: ptr::null_mut(),
+            msg_iovlen: 0,
+            msg_control: ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        };
+        Message { list: [empty; PIECES_MAX], header }
+    }
+}

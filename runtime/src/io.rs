@@ -1,0 +1,180 @@
+//! What an endpoint can ask of its event loop.
+
+use socket2::{SockAddr, SockRef};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::driver::{Driver, Outgoing};
+use crate::endpoint::Endpoint;
+use crate::local::Local;
+use crate::timer::Target;
+use crate::waker::endpoint_waker;
+use crate::{Capabilities, EndpointId, TimerId};
+
+/// An event loop, as its endpoints see it: operations to start, timers, and turns to ask for.
+///
+/// Operations on an endpoint that is closing or gone do nothing.
+pub struct Io {
+    pub(crate) driver: Driver,
+    pub(crate) local: Rc<Local>,
+    config: Rc<Config>,
+    /// Opened in this turn, and not in the loop's table yet.
+    pub(crate) opened: Vec<(EndpointId, Box<dyn Endpoint>)>,
+    /// Who asked for the end of the turn.
+    pub(crate) finishing: Vec<EndpointId>,
+    pub(crate) notices: VecDeque<Box<dyn Any>>,
+    pub(crate) stopping: bool,
+}
+
+impl Io {
+    pub(crate) fn new(driver: Driver, local: Rc<Local>, config: Rc<Config>) -> Self {
+        Io {
+            driver,
+            local,
+            config,
+            opened: Vec::new(),
+            finishing: Vec::new(),
+            notices: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// The configuration of the runtime.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The time at which this turn began.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.local.now.get()
+    }
+
+    /// What the event loop has found of the kernel, and uses.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.driver.capabilities()
+    }
+
+    /// Puts a descriptor and what is made for it onto this loop.
+    ///
+    /// # Errors
+    /// The descriptor, when the worker has as many endpoints as it can name (16 million).
+    pub fn open<E: Endpoint + 'static>(
+        &mut self,
+        fd: impl Into<OwnedFd>,
+        make: impl FnOnce(&mut Io, EndpointId) -> E,
+    ) -> Result<EndpointId, OwnedFd> {
+        let id = self.driver.open(fd.into())?;
+        let endpoint = Box::new(make(self, id));
+        self.opened.push((id, endpoint));
+        Ok(id)
+    }
+
+    /// The descriptor, for socket options and addresses.
+    pub fn fd(&self, id: EndpointId) -> Option<BorrowedFd<'_>> {
+        self.driver.fd(id)
+    }
+
+    /// Accepts connections until an accept fails.
+    pub fn accept(&mut self, id: EndpointId) {
+        self.driver.accept(id);
+    }
+
+    /// Connects.
+    ///
+    /// # Panics
+    /// While another connect or send of this endpoint is in flight.
+    pub fn connect(&mut self, id: EndpointId, address: impl Into<SockAddr>) {
+        self.driver.connect(id, address.into());
+    }
+
+    /// Receives until the other side ends, or it is stopped.
+    #[inline]
+    pub fn receive(&mut self, id: EndpointId) {
+        self.driver.receive(id);
+    }
+
+    /// Stops receiving, soon: what is on its way is still delivered.
+    pub fn stop_receiving(&mut self, id: EndpointId) {
+        self.driver.stop_receiving(id);
+    }
+
+    /// Sends. The memory comes back with the completion.
+    ///
+    /// # Panics
+    /// While another connect or send of this endpoint is in flight.
+    #[inline]
+    pub fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
+        self.driver.send(id, outgoing);
+    }
+
+    /// Tells the other side that no more will be sent.
+    pub fn shut_down_write(&mut self, id: EndpointId) {
+        if let Some(fd) = self.driver.fd(id) {
+            // It fails only if the connection is gone, which receiving says too.
+            let _ = SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// Cancels what is in flight and closes the descriptor. The endpoint is not called any more.
+    pub fn close(&mut self, id: EndpointId) {
+        self.driver.close(id);
+    }
+
+    /// Like [`close`](Io::close); the other side of a TCP connection sees a reset.
+    pub fn abort(&mut self, id: EndpointId) {
+        if let Some(fd) = self.driver.fd(id) {
+            // Where it isn't a TCP socket there is nothing to reset.
+            let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+        }
+        self.driver.close(id);
+    }
+
+    /// Takes an endpoint's descriptor from the loop, when no operation on it is in flight. The endpoint is not called
+    /// any more.
+    pub fn release(&mut self, id: EndpointId) -> Option<OwnedFd> {
+        self.driver.release(id)
+    }
+
+    /// Whether the endpoint takes operations.
+    pub fn is_open(&self, id: EndpointId) -> bool {
+        self.driver.is_open(id)
+    }
+
+    /// Asks for a call of [`Endpoint::finish_turn`] before this turn's operations are submitted. To be asked once.
+    #[inline]
+    pub fn finish_turn(&mut self, id: EndpointId) {
+        self.finishing.push(id);
+    }
+
+    /// Asks for a call of [`Endpoint::wake`] in the next turn.
+    pub fn next_turn(&mut self, id: EndpointId) {
+        self.local.wake_endpoint(id);
+    }
+
+    /// A waker that calls [`Endpoint::wake`], from any thread.
+    #[inline]
+    pub fn waker(&self, id: EndpointId) -> Waker {
+        endpoint_waker(self.local.worker, id)
+    }
+
+    /// Calls [`Endpoint::timer`] with the key, at this time or up to a millisecond later.
+    pub fn set_timer(&mut self, id: EndpointId, key: u32, at: Instant) -> TimerId {
+        self.local.timers.borrow_mut().insert(at, Target::Endpoint { id, key })
+    }
+
+    /// Cancels a timer, unless it has come already.
+    pub fn cancel_timer(&mut self, timer: TimerId) {
+        self.local.timers.borrow_mut().remove(timer);
+    }
+
+    /// Calls [`Endpoint::notify`] of all endpoints of this worker, soon.
+    pub fn notify_all(&mut self, notice: impl Any) {
+        self.notices.push_back(Box::new(notice));
+    }
+}

@@ -1,0 +1,361 @@
+//! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
+
+use perihelion_pipeline::{Error, Output, Runner, Segment};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId};
+use std::any::Any;
+use std::io;
+use std::rc::Rc;
+
+use crate::group::{Group, Notice, Order};
+use crate::watch::Watch;
+
+/// A connection and its pipeline.
+///
+/// Its life: `Fresh` → `Open` → `Closing` → `Lingering` → `Closed`. Any state goes to `Closed` when the connection
+/// breaks or a deadline passes; [`Channel::end`] is the only way there.
+pub(crate) struct Channel {
+    id: EndpointId,
+    runner: Runner,
+    group: Rc<Group>,
+    state: State,
+    /// Whether the other side has said that it sends no more.
+    inbound: Inbound,
+    sending: bool,
+    /// Whether the end of this turn has been asked for.
+    finishing: bool,
+    /// The deadline of the close.
+    timer: Option<TimerId>,
+    /// Who wants to know of the channel's end.
+    watch: Option<Rc<Watch>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    /// Its stages have not been told yet.
+    Fresh,
+    Open,
+    /// What was written is being sent.
+    Closing,
+    /// All is sent and the other side has been told; what it still sends is thrown away until it ends too. (A
+    /// descriptor that is closed before would answer with a reset, which can destroy what was sent last.)
+    Lingering,
+    Closed,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Inbound {
+    Receiving,
+    Paused,
+    Ended,
+}
+
+/// How the descriptor is closed.
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    InOrder,
+    Reset,
+}
+
+impl Channel {
+    pub(crate) fn new(
+        io: &mut Io,
+        id: EndpointId,
+        runner: Runner,
+        group: Rc<Group>,
+        watch: Option<Rc<Watch>>,
+    ) -> Self {
+        group.channel_opened();
+        if let Some(watch) = &watch {
+            watch.opened(io.waker(id));
+        }
+        let (state, inbound) = (State::Fresh, Inbound::Paused);
+        let mut channel = Channel {
+            id,
+            runner,
+            group,
+            state,
+            inbound,
+            sending: false,
+            finishing: false,
+            timer: None,
+            watch,
+        };
+        // The stages are told when the channel can be called: a panic in one of them is then the channel's own.
+        channel.ask_finish(io);
+        channel
+    }
+
+    /// Calls the pipeline's runner with the state of the turn.
+    #[inline]
+    fn run<R>(
+        &mut self,
+        io: &Io,
+        call: impl FnOnce(&mut Runner, &mut perihelion_pipeline::Channel) -> R,
+    ) -> R {
+        let ch = &mut *self.group.channel.borrow_mut();
+        ch.prepare(io.now(), io.waker(self.id));
+        call(&mut self.runner, ch)
+    }
+
+    #[inline]
+    fn ask_finish(&mut self, io: &mut Io) {
+        if !self.finishing {
+            self.finishing = true;
+            io.finish_turn(self.id);
+        }
+    }
+
+    fn set_deadline(&mut self, io: &mut Io, after: std::time::Duration) {
+        self.clear_deadline(io);
+        let at = io.now() + after;
+        self.timer = Some(io.set_timer(self.id, 0, at));
+    }
+
+    fn clear_deadline(&mut self, io: &mut Io) {
+        if let Some(timer) = self.timer.take() {
+            io.cancel_timer(timer);
+        }
+    }
+
+    fn open(&mut self, io: &mut Io) {
+        self.state = State::Open;
+        self.run(io, |runner, ch| runner.open(ch));
+    }
+
+    /// Sends what there is, if nothing is being sent.
+    fn send(&mut self, io: &mut Io) {
+        if self.sending {
+            return;
+        }
+        let output = self.runner.output();
+        let Some(first) = output.pop() else { return };
+        let outgoing = if output.is_empty() {
+            Outgoing::One(piece(first))
+        } else {
+            let mut list = self.group.lists.borrow_mut().pop().unwrap_or_default();
+            list.push(piece(first));
+            fill(&mut list, output);
+            Outgoing::Many(list)
+        };
+        self.sending = true;
+        io.send(self.id, outgoing);
+    }
+
+    fn sent(&mut self, io: &mut Io, result: io::Result<usize>, outgoing: Outgoing) {
+        self.sending = false;
+        match outgoing {
+            Outgoing::One(piece) => recycle(piece),
+            Outgoing::Many(mut list) => {
+                list.drain(..).for_each(recycle);
+                self.group.lists.borrow_mut().push(list);
+            }
+        }
+        match result {
+            Ok(n) => {
+                self.run(io, |runner, ch| runner.sent(ch, n));
+                self.ask_finish(io);
+            }
+            Err(error) => self.fail(io, error),
+        }
+    }
+
+    /// Receives as long as the pipeline wants bytes.
+    fn demand(&mut self, io: &mut Io) {
+        match (self.inbound, self.runner.wants_bytes()) {
+            (Inbound::Receiving, false) => {
+                self.inbound = Inbound::Paused;
+                io.stop_receiving(self.id);
+            }
+            (Inbound::Paused, true) => {
+                self.inbound = Inbound::Receiving;
+                io.receive(self.id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the stages for an orderly close.
+    fn close(&mut self, io: &mut Io) {
+        match self.state {
+            State::Fresh => self.end(io, How::Reset),
+            State::Open => {
+                self.run(io, |runner, ch| runner.close(ch));
+                self.ask_finish(io);
+            }
+            State::Closing | State::Lingering | State::Closed => {}
+        }
+    }
+
+    /// Goes on with an orderly close as far as it goes at present.
+    fn proceed_with_close(&mut self, io: &mut Io) {
+        if self.state == State::Open {
+            self.state = State::Closing;
+            self.set_deadline(io, self.group.config.close());
+        }
+        if self.state != State::Closing || self.sending {
+            return;
+        }
+        if self.inbound == Inbound::Ended {
+            self.end(io, How::InOrder);
+        } else {
+            io.shut_down_write(self.id);
+            self.state = State::Lingering;
+            self.inbound = Inbound::Receiving;
+            io.receive(self.id);
+        }
+    }
+
+    /// The transport failed.
+    fn fail(&mut self, io: &mut Io, error: io::Error) {
+        if matches!(self.state, State::Open | State::Closing) {
+            self.run(io, |runner, ch| runner.fail(ch, error.into()));
+        }
+        self.end(io, How::Reset);
+    }
+
+    fn end(&mut self, io: &mut Io, how: How) {
+        let state = std::mem::replace(&mut self.state, State::Closed);
+        if state == State::Closed {
+            return;
+        }
+        self.clear_deadline(io);
+        match how {
+            How::InOrder => io.close(self.id),
+            How::Reset => io.abort(self.id),
+        }
+        let ch = &mut *self.group.channel.borrow_mut();
+        ch.prepare(io.now(), io.waker(self.id));
+        let reason = match state {
+            State::Fresh => None,
+            _ => self.runner.closed(ch),
+        };
+        if let Some(reason) = reason {
+            report(reason);
+        }
+        if let Some(watch) = self.watch.take() {
+            watch.closed(reason.map(ToString::to_string));
+        }
+        self.group.channel_closed();
+    }
+}
+
+impl Endpoint for Channel {
+    fn complete(&mut self, io: &mut Io, completion: Completion) {
+        match completion {
+            Completion::Received(bytes) => {
+                // A channel that closes throws away what still comes.
+                if self.state == State::Open {
+                    self.run(io, |runner, ch| runner.received(ch, bytes));
+                    self.ask_finish(io);
+                }
+            }
+            Completion::Sent { result, outgoing } => self.sent(io, result, outgoing),
+            Completion::Ended => {
+                self.inbound = Inbound::Ended;
+                match self.state {
+                    State::Lingering => self.end(io, How::InOrder),
+                    State::Open => {
+                        self.run(io, |runner, ch| runner.ended(ch));
+                        self.ask_finish(io);
+                    }
+                    _ => {}
+                }
+            }
+            Completion::ReceiveFailed(error) => self.fail(io, error),
+            Completion::Accepted(_) | Completion::Connected(_) => {
+                unreachable!("a channel's socket is connected")
+            }
+        }
+    }
+
+    fn finish_turn(&mut self, io: &mut Io) {
+        self.finishing = false;
+        match self.state {
+            State::Fresh => self.open(io),
+            State::Open | State::Closing => {}
+            State::Lingering | State::Closed => return,
+        }
+        let (again, messages) = self.run(io, |runner, ch| (runner.finish_turn(ch), ch.take_messages()));
+        if messages > 0 {
+            self.group.counters.add_messages(messages);
+        }
+        self.send(io);
+        if self.runner.is_closing() {
+            self.proceed_with_close(io);
+        } else {
+            self.demand(io);
+            if again {
+                io.next_turn(self.id);
+            }
+        }
+    }
+
+    fn wake(&mut self, io: &mut Io) {
+        if self.watch.as_ref().is_some_and(|watch| watch.take_close()) {
+            self.close(io);
+        }
+        if self.state == State::Open {
+            self.run(io, |runner, ch| runner.resume(ch));
+            self.ask_finish(io);
+        }
+    }
+
+    fn timer(&mut self, io: &mut Io, _key: u32) {
+        self.timer = None;
+        self.fail(io, io::Error::new(io::ErrorKind::TimedOut, "the close took longer than channel.close_ms"));
+    }
+
+    fn notify(&mut self, io: &mut Io, notice: &dyn Any) {
+        let Some(notice) = notice.downcast_ref::<Notice>() else { return };
+        if Rc::ptr_eq(&notice.group, &self.group) {
+            match notice.order {
+                Order::Close => self.close(io),
+                Order::Abort => self.end(io, How::Reset),
+            }
+        }
+    }
+}
+
+impl Drop for Channel {
+    /// Without having ended: a stage panicked, or the worker stops.
+    fn drop(&mut self) {
+        if self.state != State::Closed {
+            if let Some(watch) = self.watch.take() {
+                watch.closed(Some("the channel was dropped by its worker".into()));
+            }
+            self.group.channel_closed();
+        }
+    }
+}
+
+fn fill(list: &mut Vec<Piece>, output: &mut Output) {
+    while list.len() < PIECES_MAX
+        && let Some(segment) = output.pop()
+    {
+        list.push(piece(segment));
+    }
+}
+
+#[inline]
+fn piece(segment: Segment) -> Piece {
+    match segment {
+        Segment::Copied(bytes) => Piece::Owned(bytes),
+        Segment::Shared(bytes) => Piece::Shared(bytes),
+    }
+}
+
+#[inline]
+fn recycle(piece: Piece) {
+    if let Piece::Owned(bytes) = piece {
+        Segment::Copied(bytes).recycle();
+    }
+}
+
+/// A connection that breaks is everyday life; what a stage did not handle is worth a look.
+fn report(reason: &Error) {
+    if reason.downcast_ref::<io::Error>().is_some() {
+        tracing::debug!(%reason, "a connection broke");
+    } else {
+        tracing::info!(%reason, "a channel was closed for an error that no stage handled");
+    }
+}

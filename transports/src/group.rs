@@ -1,0 +1,126 @@
+//! What the channels of one server or client have in common on one worker.
+
+use perihelion_pipeline as pipeline;
+use perihelion_runtime::{ChannelConfig, Piece};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Poll, Waker};
+
+/// What the channels of one server or client have in common on one worker.
+pub(crate) struct Group {
+    /// The state of the channel that is being run. Calls of the event loop don't nest, so it is free when one begins.
+    pub(crate) channel: RefCell<pipeline::Channel>,
+    pub(crate) config: ChannelConfig,
+    pub(crate) counters: Arc<Counters>,
+    /// Lists for sends of several pieces, to be used again.
+    pub(crate) lists: RefCell<Vec<Vec<Piece>>>,
+    /// Channels that are not closed.
+    open: Cell<usize>,
+    drained: RefCell<Option<Waker>>,
+}
+
+/// Published by one worker, on a cache line of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    connections: AtomicU64,
+    closed: AtomicU64,
+    messages: AtomicU64,
+}
+
+/// A notice to all channels and listeners of a group.
+pub(crate) struct Notice {
+    pub(crate) group: Rc<Group>,
+    pub(crate) order: Order,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Order {
+    /// Reset what is still open.
+    Abort,
+    /// Accept no more, and close in order.
+    Close,
+}
+
+impl Group {
+    pub(crate) fn new(config: &ChannelConfig, counters: Arc<Counters>) -> Rc<Self> {
+        let limits = pipeline::Limits {
+            high_water_bytes: config.high_water_bytes,
+            low_water_bytes: config.low_water_bytes,
+            messages_per_turn: config.messages_per_turn,
+        };
+        Rc::new(Group {
+            channel: RefCell::new(pipeline::Channel::new(limits)),
+            config: config.clone(),
+            counters,
+            lists: RefCell::default(),
+            open: Cell::new(0),
+            drained: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn channel_opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.counters.connections.add(1);
+    }
+
+    pub(crate) fn channel_closed(&self) {
+        self.open.set(self.open.get() - 1);
+        self.counters.closed.add(1);
+        if self.open.get() == 0
+            && let Some(waiter) = self.drained.take()
+        {
+            waiter.wake();
+        }
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Waits until no channel is open.
+    pub(crate) async fn drained(&self) {
+        poll_fn(|task| {
+            if self.open.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.drained.replace(Some(task.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Counters {
+    #[inline]
+    pub(crate) fn add_messages(&self, n: u64) {
+        self.messages.add(n);
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    pub(crate) fn closed(&self) -> u64 {
+        self.closed.load(Relaxed)
+    }
+
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages.load(Relaxed)
+    }
+}
+
+trait Add {
+    /// Without a locked instruction: the worker is the only one that writes.
+    fn add(&self, n: u64);
+}
+
+impl Add for AtomicU64 {
+    #[inline]
+    fn add(&self, n: u64) {
+        self.store(self.load(Relaxed) + n, Relaxed);
+    }
+}

@@ -1,0 +1,82 @@
+//! Takes connections, and puts a channel on each.
+
+use perihelion_pipeline::{self as pipeline, Runner};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::Connection;
+use crate::channel::Channel;
+use crate::group::{Group, Notice};
+
+/// How long no connection is taken when the process has no descriptor or memory left for it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Makes a connection's pipeline.
+pub(crate) type MakePipeline = Box<dyn Fn(&Connection<'_>, &pipeline::Channel) -> Runner>;
+
+pub(crate) struct Listener {
+    id: EndpointId,
+    make: MakePipeline,
+    group: Rc<Group>,
+}
+
+impl Listener {
+    pub(crate) fn new(io: &mut Io, id: EndpointId, make: MakePipeline, group: Rc<Group>) -> Self {
+        io.accept(id);
+        Listener { id, make, group }
+    }
+
+    fn accepted(&mut self, io: &mut Io, fd: OwnedFd) {
+        // A panic in here is the user's, and must not end the listener.
+        let make = || (self.make)(&Connection::new(fd.as_fd()), &self.group.channel.borrow());
+        let Ok(runner) = catch_unwind(AssertUnwindSafe(make)) else {
+            tracing::error!("the function that makes pipelines panicked: a connection is dropped");
+            return;
+        };
+        let group = Rc::clone(&self.group);
+        if io.open(fd, |io, id| Channel::new(io, id, runner, group, None)).is_err() {
+            tracing::error!("a connection is dropped: the worker can't hold more");
+        }
+    }
+
+    fn failed(&mut self, io: &mut Io, error: &io::Error) {
+        match error.kind() {
+            // The other side gave up before it was accepted.
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => io.accept(self.id),
+            _ => {
+                tracing::warn!(%error, pause = ?PAUSE, "no connection can be accepted for now");
+                let at = io.now() + PAUSE;
+                io.set_timer(self.id, 0, at);
+            }
+        }
+    }
+}
+
+impl Endpoint for Listener {
+    fn complete(&mut self, io: &mut Io, completion: Completion) {
+        match completion {
+            Completion::Accepted(Ok(fd)) => self.accepted(io, fd),
+            Completion::Accepted(Err(error)) => self.failed(io, &error),
+            _ => unreachable!("a listener only accepts"),
+        }
+    }
+
+    fn finish_turn(&mut self, _io: &mut Io) {}
+
+    fn wake(&mut self, _io: &mut Io) {}
+
+    fn timer(&mut self, io: &mut Io, _key: u32) {
+        io.accept(self.id);
+    }
+
+    fn notify(&mut self, io: &mut Io, notice: &dyn Any) {
+        if notice.downcast_ref::<Notice>().is_some_and(|notice| Rc::ptr_eq(&notice.group, &self.group)) {
+            io.close(self.id);
+        }
+    }
+}

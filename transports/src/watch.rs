@@ -1,0 +1,69 @@
+//! A client's view of its channel: when it is closed, and the wish to close it.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Shared by a channel and its handle.
+#[derive(Default)]
+pub(crate) struct Watch {
+    stage: RefCell<Stage>,
+    waiter: RefCell<Option<Waker>>,
+    wants_close: Cell<bool>,
+}
+
+#[derive(Default)]
+enum Stage {
+    /// The channel is on its way to the event loop.
+    #[default]
+    New,
+    /// With the channel's waker.
+    Open(Waker),
+    Closed(Option<String>),
+}
+
+impl Watch {
+    pub(crate) fn opened(&self, channel: Waker) {
+        if self.wants_close.get() {
+            channel.wake_by_ref();
+        }
+        self.stage.replace(Stage::Open(channel));
+    }
+
+    pub(crate) fn closed(&self, reason: Option<String>) {
+        self.stage.replace(Stage::Closed(reason));
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    pub(crate) fn take_close(&self) -> bool {
+        self.wants_close.take()
+    }
+}
+
+/// A client's open channel. Dropped, it leaves the channel alone.
+pub struct ChannelHandle(pub(crate) Rc<Watch>);
+
+impl ChannelHandle {
+    /// Closes the channel, behind what was written.
+    pub fn close(&self) {
+        self.0.wants_close.set(true);
+        if let Stage::Open(channel) = &*self.0.stage.borrow() {
+            channel.wake_by_ref();
+        }
+    }
+
+    /// Waits until the channel is closed, and gives the reason unless it was closed in order.
+    pub async fn closed(&self) -> Option<String> {
+        poll_fn(|task| match &*self.0.stage.borrow() {
+            Stage::Closed(reason) => Poll::Ready(reason.clone()),
+            _ => {
+                self.0.waiter.replace(Some(task.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
