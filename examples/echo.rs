@@ -70,7 +70,9 @@ fn main() -> Result<()> {
     let server = match arguments.codec {
         CodecName::Raw => bind.pipeline(|_conn| codec(Raw).tail(Echo)),
         CodecName::Length => bind.pipeline(move |_conn| codec(LengthPrefixed::u32_be(max)).tail(Echo)),
-        CodecName::Lines => bind.pipeline(move |_conn| codec(Lines::lf(max)).service(async |line: String| Ok(line))),
+        CodecName::Lines => {
+            bind.pipeline(move |_conn| codec(Lines::lf(max)).service(async |line: String| Ok(line)))
+        }
     };
     let server = server.start(&runtime)?;
     let cpus = CpuList::from(runtime.cpus());

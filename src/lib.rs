@@ -39,8 +39,8 @@ pub use perihelion_transports as transports;
 pub mod prelude {
     pub use bytes::Bytes;
     pub use perihelion_pipeline::{
-        ByteOrder, Codec, Context, Error, Flow, Handler, Input, LengthPrefixed, Lines, Output, Pipeline, Protocol,
-        Raw, Result, Tail, Wire, Writer, codec, transport,
+        ByteOrder, Codec, Context, Error, Flow, Handler, Input, LengthPrefixed, Lines, Output, Pipeline,
+        Protocol, Raw, Result, Tail, Wire, Writer, codec, transport,
     };
     pub use perihelion_runtime::{
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,

@@ -124,11 +124,13 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                     }
                 }
                 Ok(Flow::Done) => break,
-                rare => {
-                    if self.follow(ch, out, rare, &mut failed_at) == Step::Held {
+                Ok(Flow::Wait) => return Step::Held,
+                Ok(Flow::Later(later)) => {
+                    if self.wait(ch, out, later, &mut failed_at) == Step::Held {
                         return Step::Held;
                     }
                 }
+                Err(error) => self.fail_here(ch, out, error, &mut failed_at),
             }
         }
         self.input.settle();
@@ -144,39 +146,47 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
         self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame)
     }
 
-    /// Does what a flow says. `Ready`: the protocol is to be asked again.
+    /// `Ready`: the protocol is to be asked again.
     #[cold]
-    fn follow<O: Outbound<Bytes>>(
+    fn wait<O: Outbound<Bytes>>(
         &mut self,
         ch: &mut Channel,
         out: &mut O,
-        mut flow: Result<Flow<P::Frame>>,
+        mut later: Later<P::Frame>,
         failed_at: &mut usize,
     ) -> Step {
         loop {
-            match flow {
-                Ok(Flow::Next(frame) | Flow::More(frame)) => return self.pass(ch, out, frame),
-                Ok(Flow::Done) => return Step::Ready,
-                Ok(Flow::Wait) => return Step::Held,
-                Ok(Flow::Later(mut later)) => {
-                    match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
-                        Poll::Ready(then) => flow = then,
-                        Poll::Pending => {
-                            self.later = Some(Box::new(later));
-                            return Step::Held;
-                        }
-                    }
-                }
-                Err(error) => {
-                    // A handled error must have used up its cause, or it would come again for ever.
-                    if self.input.len() == std::mem::replace(failed_at, self.input.len()) {
-                        ch.fail(error);
-                    } else {
-                        self.fail(ch, out, error);
-                    }
+            match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
+                Poll::Ready(Ok(Flow::Next(frame) | Flow::More(frame))) => return self.pass(ch, out, frame),
+                Poll::Ready(Ok(Flow::Done)) => return Step::Ready,
+                Poll::Ready(Ok(Flow::Wait)) => return Step::Held,
+                Poll::Ready(Ok(Flow::Later(again))) => later = again,
+                Poll::Ready(Err(error)) => {
+                    self.fail_here(ch, out, error, failed_at);
                     return Step::Ready;
                 }
+                Poll::Pending => {
+                    self.later = Some(Box::new(later));
+                    return Step::Held;
+                }
             }
+        }
+    }
+
+    /// An error of the protocol. Handled, it must have used up its cause, or it would come again for ever: the second
+    /// one at the same place closes.
+    #[cold]
+    fn fail_here<O: Outbound<Bytes>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        error: Error,
+        failed_at: &mut usize,
+    ) {
+        if std::mem::replace(failed_at, self.input.len()) == self.input.len() {
+            ch.fail(error);
+        } else {
+            self.fail(ch, out, error);
         }
     }
 
@@ -203,9 +213,10 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         if above == Step::Held || self.input.has_passed_end() {
             return above;
         }
+        let mut failed_at = usize::MAX;
         if ch.may_go_on()
             && let Some(later) = self.later.take()
-            && self.follow(ch, out, Ok(Flow::Later(*later)), &mut usize::MAX) == Step::Held
+            && self.wait(ch, out, *later, &mut failed_at) == Step::Held
         {
             return Step::Held;
         }

@@ -8,12 +8,8 @@ use crate::{CpuList, Error};
 /// Without a list these are the CPUs that the process may use, no more of them than its cgroup's quota allows.
 pub(crate) fn place(config: &RuntimeConfig) -> Result<Vec<usize>, Error> {
     let allowed = allowed();
-    let quota = std::thread::available_parallelism().map_or(allowed.len(), usize::from);
-    let listed = config.cpus.as_slice();
-    let cpus = match listed {
-        [] => &allowed[..quota.min(allowed.len())],
-        listed => listed,
-    };
+    let (usable, listed) = (usable(), config.cpus.as_slice());
+    let cpus = if listed.is_empty() { &usable } else { listed };
     if let Some((worker, cpu)) = cpus.iter().enumerate().find(|(_, cpu)| !allowed.contains(cpu)) {
         let allowed = CpuList::from(allowed.clone()).to_string();
         return Err(Error::CpuNotAllowed { worker, cpu: *cpu, allowed });
@@ -28,6 +24,13 @@ pub(crate) fn place(config: &RuntimeConfig) -> Result<Vec<usize>, Error> {
         });
     }
     Ok(cpus[..workers].to_vec())
+}
+
+/// The CPUs of the affinity mask, as many as the cgroup's quota allows.
+pub(crate) fn usable() -> Vec<usize> {
+    let mut cpus = allowed();
+    cpus.truncate(std::thread::available_parallelism().map_or(cpus.len(), usize::from));
+    cpus
 }
 
 /// The CPUs of this thread's affinity mask.

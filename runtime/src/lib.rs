@@ -39,6 +39,7 @@ pub use io::Io;
 pub use local::{defer, now};
 pub use runtime::{Handle, Runtime, Service};
 pub use signals::Signals;
+pub use sys::raise_descriptor_limit;
 pub use task::{Aborted, JoinHandle, spawn_local};
 pub use timer::{Sleep, TimedOut, TimerId, sleep, sleep_until, timeout};
 pub use token::EndpointId;

@@ -117,6 +117,11 @@ impl Runtime {
         stop(&self.handle.workers, std::mem::take(&mut self.threads))
     }
 
+    /// The CPUs that this process may use, by affinity and cgroup quota.
+    pub fn usable_cpus() -> Vec<usize> {
+        cpus::usable()
+    }
+
     /// A handle to the workers.
     pub fn handle(&self) -> Handle {
         self.handle.clone()

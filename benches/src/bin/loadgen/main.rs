@@ -1,0 +1,141 @@
+//! A closed-loop load generator for echo servers, built on Perihelion.
+//!
+//! Each connection keeps a fixed number of requests on their way, and sends the next when a reply has come: the
+//! server's speed sets the rate. Every byte that comes back is compared with what was sent.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod echo;
+mod phase;
+mod report;
+mod worker;
+
+use clap::Parser;
+use perihelion::prelude::*;
+use perihelion::runtime::{Signals, raise_descriptor_limit};
+use perihelion::transports::RunningServer;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use arguments::{Arguments, Framing, Plan};
+use phase::{Phase, Shared};
+use report::Report;
+use worker::Results;
+
+/// How often the progress is looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How long replies may take that are still to come when the measurement is over.
+const LAST_REPLIES: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let plan = arguments.plan();
+    match run(&arguments, plan) {
+        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
+    raise_descriptor_limit()?;
+    let placement = arguments.placement()?;
+    // Kept until the load is over.
+    let server = match &placement.server {
+        Some(config) => Some(serve(config.clone(), &plan)?),
+        None => None,
+    };
+    let target: Address = match &server {
+        Some((_, server)) => server.address(),
+        None => arguments.target().parse()?,
+    };
+    let address = target.resolve()?[0];
+    if let Some((runtime, _)) = &server {
+        println!(
+            "echo server on {target} with {} on CPUs {}; load from CPUs {}",
+            runtime.capabilities(),
+            list(runtime.cpus()),
+            placement.client.runtime.cpus,
+        );
+    }
+    let runtime = Runtime::from_config(placement.client)?;
+    let shared = Arc::new(Shared::new(runtime.workers()));
+    let loads = start(&runtime, address, &plan, &shared)?;
+    let measured = conduct(&plan, &shared, arguments.quiet)?;
+    let mut report = Report::new(&target, &plan, measured);
+    let deadline = Instant::now() + LAST_REPLIES;
+    for load in loads {
+        match load.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(results) => report.add(&results),
+            Err(_) => report.worker_is_missing(),
+        }
+    }
+    println!("{report}");
+    report.write_files(arguments.json.as_deref(), arguments.hdr.as_deref())?;
+    runtime.stop();
+    if let Some((runtime, server)) = server {
+        server.stop(runtime.config().channel.drain());
+    }
+    Ok(report)
+}
+
+/// The echo server of `--self`.
+fn serve(config: Config, plan: &Plan) -> Result<(Runtime, RunningServer)> {
+    let runtime = Runtime::from_config(config)?;
+    let (bind, max) = (Server::bind("127.0.0.1:0"), plan.size);
+    let server = match plan.framing {
+        Framing::Raw => {
+            bind.pipeline(|_conn| codec(Raw).service(async |bytes: Bytes| Ok(bytes))).start(&runtime)?
+        }
+        Framing::Length => bind
+            .pipeline(move |_conn| codec(LengthPrefixed::u32_be(max)).service(async |frame: Bytes| Ok(frame)))
+            .start(&runtime)?,
+    };
+    Ok((runtime, server))
+}
+
+/// Spreads the connections over the workers.
+fn start(
+    runtime: &Runtime,
+    address: SocketAddr,
+    plan: &Plan,
+    shared: &Arc<Shared>,
+) -> Result<Vec<Receiver<Results>>> {
+    let workers = runtime.workers();
+    let share = |worker: usize| plan.connections / workers + usize::from(worker < plan.connections % workers);
+    let start_one = |worker: usize| {
+        let (plan, shared, config) = (plan.clone(), Arc::clone(shared), runtime.config().clone());
+        let connections = share(worker);
+        runtime.spawn_on(worker, move || worker::load(worker, address, connections, plan, shared, config))
+    };
+    Ok((0..workers).map(start_one).collect::<Result<_, _>>()?)
+}
+
+/// Goes through the phases, and shows progress. Gives how long was measured.
+fn conduct(plan: &Plan, shared: &Shared, quiet: bool) -> Result<Duration> {
+    let interrupted = shared.interrupted();
+    let signals = Signals::new()?;
+    std::thread::spawn(move || {
+        signals.wait();
+        interrupted.set();
+    });
+    let mut progress = report::Progress::new(quiet);
+    progress.during(shared, plan.warmup, "warming up");
+    shared.set(Phase::Measure);
+    let start = Instant::now();
+    progress.during(shared, plan.duration, "measuring");
+    let measured = start.elapsed();
+    shared.set(Phase::Stop);
+    progress.end();
+    Ok(measured)
+}
+
+fn list(cpus: Vec<usize>) -> String {
+    perihelion::runtime::CpuList::from(cpus).to_string()
+}

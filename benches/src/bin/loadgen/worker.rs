@@ -1,0 +1,176 @@
+//! One worker's share of the load.
+
+use hdrhistogram::Histogram;
+use perihelion::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::arguments::Plan;
+use crate::echo::{Asker, Compare, End, Template};
+use crate::phase::{Phase, Shared};
+
+/// After a failed attempt to connect.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// How long a connection may take to end after the measurement.
+const END_LIMIT: Duration = Duration::from_secs(3);
+
+/// What a worker has counted.
+pub(crate) struct Results {
+    /// Of the measured part, in nanoseconds.
+    pub(crate) latencies: Histogram<u64>,
+    /// Of the measured part.
+    pub(crate) connections: u64,
+    /// Of the whole run.
+    pub(crate) replies_total: u64,
+    /// By kind, of the whole run.
+    pub(crate) errors: BTreeMap<&'static str, u64>,
+    /// The text of the first error.
+    pub(crate) first_error: Option<String>,
+}
+
+/// What a worker counts.
+pub(crate) struct Tally {
+    worker: usize,
+    shared: Arc<Shared>,
+    latencies: RefCell<Histogram<u64>>,
+    replies: Cell<u64>,
+    connections: Cell<u64>,
+    errors: RefCell<BTreeMap<&'static str, u64>>,
+    first_error: RefCell<Option<String>>,
+}
+
+/// One that records up to a minute, to three digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are valid");
+    histogram.auto(false);
+    histogram
+}
+
+/// Opens connections, loads the server through them, and gives what was counted when the last of them has ended.
+pub(crate) async fn load(
+    worker: usize,
+    address: SocketAddr,
+    connections: usize,
+    plan: Plan,
+    shared: Arc<Shared>,
+    config: Config,
+) -> Results {
+    let tally = Rc::new(Tally {
+        worker,
+        shared,
+        latencies: RefCell::new(histogram()),
+        replies: Cell::new(0),
+        connections: Cell::new(0),
+        errors: RefCell::default(),
+        first_error: RefCell::default(),
+    });
+    let template = Rc::new(Template::new(&plan));
+    let client = Client::new(&config);
+    let tasks: Vec<JoinHandle<()>> = (0..connections)
+        .map(|_| {
+            spawn_local(keep_connected(
+                client.clone(),
+                address,
+                plan.clone(),
+                template.clone(),
+                tally.clone(),
+            ))
+        })
+        .collect();
+    for task in tasks {
+        let _ = task.await;
+    }
+    tally.results()
+}
+
+/// Keeps one connection open, or one after the other.
+async fn keep_connected(
+    client: Client,
+    address: SocketAddr,
+    plan: Plan,
+    template: Rc<Template>,
+    tally: Rc<Tally>,
+) {
+    while tally.shared.phase() != Phase::Stop {
+        let end = Rc::default();
+        let asker = Asker::new(Rc::clone(&tally), &plan, Rc::clone(&end));
+        let pipeline = codec(Compare::new(Rc::clone(&template))).tail(asker);
+        let channel = match client.connect_to(address, pipeline).await {
+            Ok(channel) => channel,
+            Err(error) => {
+                tally.error("connect", &error.to_string());
+                sleep(RETRY_AFTER).await;
+                continue;
+            }
+        };
+        let Some(reason) = closed(&channel, &tally).await else {
+            tally.error("unanswered", "requests were still unanswered when the measurement was over");
+            return;
+        };
+        let reason = reason.unwrap_or_else(|| "the server closed it".into());
+        let end: End = *end.borrow();
+        match end {
+            End::Complete => tally.connection(),
+            End::Early => tally.error("closed_early", &reason),
+            End::WrongReply => tally.error("wrong_reply", &reason),
+        }
+        if end != End::Complete {
+            sleep(RETRY_AFTER).await;
+        }
+    }
+}
+
+/// Waits for the channel's end; `None` if it doesn't come some time after the measurement.
+async fn closed(channel: &ChannelHandle, tally: &Tally) -> Option<Option<String>> {
+    let mut stopped = None;
+    loop {
+        if let Ok(reason) = timeout(Duration::from_millis(500), channel.closed()).await {
+            return Some(reason);
+        }
+        if tally.shared.phase() == Phase::Stop
+            && stopped.get_or_insert_with(Instant::now).elapsed() > END_LIMIT
+        {
+            return None;
+        }
+    }
+}
+
+impl Tally {
+    /// Counts a reply, and says where the run is.
+    #[inline]
+    pub(crate) fn reply(&self, latency: Duration) -> Phase {
+        self.replies.set(self.replies.get() + 1);
+        self.shared.publish(self.worker, self.replies.get());
+        let phase = self.shared.phase();
+        if phase == Phase::Measure {
+            // Saturates at the histogram's upper bound.
+            self.latencies.borrow_mut().saturating_record(latency.as_nanos() as u64);
+        }
+        phase
+    }
+
+    fn connection(&self) {
+        if self.shared.phase() == Phase::Measure {
+            self.connections.set(self.connections.get() + 1);
+        }
+    }
+
+    fn error(&self, kind: &'static str, text: &str) {
+        *self.errors.borrow_mut().entry(kind).or_default() += 1;
+        self.first_error.borrow_mut().get_or_insert_with(|| format!("{kind}: {text}"));
+    }
+
+    fn results(&self) -> Results {
+        Results {
+            latencies: self.latencies.borrow().clone(),
+            connections: self.connections.get(),
+            replies_total: self.replies.get(),
+            errors: self.errors.borrow().clone(),
+            first_error: self.first_error.borrow().clone(),
+        }
+    }
+}
