@@ -118,7 +118,7 @@ impl Input {
     pub fn advance(&mut self, n: usize) {
         match &mut self.store {
             Store::Shared(bytes) => bytes.advance(n),
-            Store::Gathered { bytes, .. } => advance_gathered(bytes, n),
+            Store::Gathered { bytes, .. } => bytes.advance(n),
         }
     }
 
@@ -130,7 +130,7 @@ impl Input {
     pub fn take(&mut self, n: usize) -> Bytes {
         match &mut self.store {
             Store::Shared(bytes) => bytes.split_to(n),
-            Store::Gathered { bytes, .. } => take_gathered(bytes, n),
+            Store::Gathered { bytes, .. } => bytes.split_to(n).freeze(),
         }
     }
 
@@ -172,16 +172,4 @@ impl Input {
             spare::give_gather(bytes);
         }
     }
-}
-
-// Out of line: few frames are gathered, and without these the rest is small enough to become part of a decoder.
-
-#[cold]
-fn advance_gathered(bytes: &mut BytesMut, n: usize) {
-    bytes.advance(n);
-}
-
-#[cold]
-fn take_gathered(bytes: &mut BytesMut, n: usize) -> Bytes {
-    bytes.split_to(n).freeze()
 }

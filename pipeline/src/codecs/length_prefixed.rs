@@ -71,7 +71,6 @@ impl LengthPrefixed {
         }
     }
 
-    #[cold]
     fn length_of_any_width(&self, bytes: &[u8]) -> Option<u64> {
         let prefix = bytes.get(..self.width.into())?;
         let add = |length: u64, byte: &u8| length << 8 | u64::from(*byte);

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) struct Arguments {
     /// The server: tcp://HOST:PORT.
     #[arg(long, required_unless_present = "own_server")]
-    target: Option<String>,
+    target: Option<Address>,
     /// Starts an echo server in this process, on other CPUs if there are any, and loads that.
     #[arg(long = "self", conflicts_with = "target")]
     own_server: bool,
@@ -101,8 +101,9 @@ impl Arguments {
         }
     }
 
-    pub(crate) fn target(&self) -> &str {
-        self.target.as_deref().unwrap_or_default()
+    /// None with `--self`.
+    pub(crate) fn target(&self) -> Option<&Address> {
+        self.target.as_ref()
     }
 
     pub(crate) fn placement(&self) -> Result<Placement> {

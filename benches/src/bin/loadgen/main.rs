@@ -51,10 +51,8 @@ fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
         Some(config) => Some(serve(config.clone(), &plan)?),
         None => None,
     };
-    let target: Address = match &server {
-        Some((_, server)) => server.address(),
-        None => arguments.target().parse()?,
-    };
+    let own = server.as_ref().map(|(_, server)| server.address());
+    let target = arguments.target().cloned().or(own).ok_or_else(|| Error::msg("there is no target"))?;
     let address = target.resolve()?[0];
     if let Some((runtime, _)) = &server {
         println!(
