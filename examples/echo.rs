@@ -6,7 +6,7 @@
 
 use clap::{Parser, ValueEnum};
 use perihelion::prelude::*;
-use perihelion::runtime::{CpuList, DriverChoice, Signals};
+use perihelion::runtime::{CpuList, DriverChoice, Signals, raise_descriptor_limit};
 use std::path::PathBuf;
 
 /// Sends back what it receives. Stops in order on SIGINT and SIGTERM.
@@ -63,6 +63,7 @@ impl Tail for Echo {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    raise_descriptor_limit()?;
     let runtime = Runtime::from_config(config(&arguments)?)?;
     // Before the ready line: whoever reads that may stop the server at once.
     let signals = Signals::new()?;

@@ -54,11 +54,13 @@ impl Input {
     /// Adds what was received next.
     #[inline]
     pub fn push(&mut self, chunk: Bytes) {
-        if self.is_empty() {
-            self.recycle();
-            self.store = Store::Shared(chunk);
-        } else {
-            self.gather(&chunk);
+        match &mut self.store {
+            Store::Shared(bytes) if bytes.is_empty() => *bytes = chunk,
+            Store::Gathered { bytes, .. } if bytes.is_empty() => {
+                self.recycle();
+                self.store = Store::Shared(chunk);
+            }
+            _ => self.gather(&chunk),
         }
     }
 

@@ -81,7 +81,7 @@ impl Output {
     #[inline]
     pub fn put_buf(&mut self) -> &mut Vec<u8> {
         if self.open.capacity() == 0 {
-            self.open = spare::output();
+            spare::lend_output(&mut self.open);
         }
         &mut self.open
     }
@@ -92,12 +92,15 @@ impl Output {
         if self.sealed.is_some() {
             return self.pop_sealed();
         }
-        let open = std::mem::take(&mut self.open);
-        if open.is_empty() {
-            spare::give_output(open);
+        if self.open.capacity() == 0 {
             return None;
         }
-        Some(Segment::Copied(open))
+        let open = Segment::Copied(std::mem::take(&mut self.open));
+        if open.is_empty() {
+            open.recycle();
+            return None;
+        }
+        Some(open)
     }
 
     #[cold]

@@ -18,15 +18,20 @@ const KEPT_MAX: usize = 256;
 /// How many gather buffers are looked at before a fresh one is made: those in front may still be shared by frames.
 const LOOKED_AT_MAX: usize = 4;
 
-#[derive(Default)]
 struct Spare {
     outputs: Vec<Vec<u8>>,
     segments: Vec<Segments>,
     gathers: VecDeque<BytesMut>,
 }
 
+impl Spare {
+    const fn new() -> Self {
+        Spare { outputs: Vec::new(), segments: Vec::new(), gathers: VecDeque::new() }
+    }
+}
+
 thread_local! {
-    static SPARE: RefCell<Spare> = RefCell::default();
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare::new()) };
 }
 
 /// `None` while the thread ends.
@@ -34,12 +39,19 @@ fn with<R>(call: impl FnOnce(&mut Spare) -> R) -> Option<R> {
     SPARE.try_with(|spare| call(&mut spare.borrow_mut())).ok()
 }
 
-/// An empty buffer to write into.
-pub(crate) fn output() -> Vec<u8> {
-    with(|spare| spare.outputs.pop()).flatten().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+/// Puts an empty buffer with capacity where there is none.
+pub(crate) fn lend_output(place: &mut Vec<u8>) {
+    with(|spare| {
+        if let Some(buffer) = spare.outputs.pop() {
+            *place = buffer;
+        }
+    });
+    if place.capacity() == 0 {
+        place.reserve_exact(BUFFER_BYTES);
+    }
 }
 
-/// Takes a buffer back that [`output`] gave: its bytes have been taken.
+/// Takes a buffer back that was lent: its bytes have been taken.
 pub(crate) fn give_output(mut buffer: Vec<u8>) {
     if (1..=KEPT_BYTES_MAX).contains(&buffer.capacity()) {
         buffer.clear();
@@ -95,7 +107,7 @@ pub(crate) fn give_gather(mut buffer: BytesMut) {
 
 /// Frees every spare buffer of this thread, as a worker does when it has been idle for a while.
 pub fn release_spare_buffers() {
-    with(|spare| *spare = Spare::default());
+    with(|spare| *spare = Spare::new());
 }
 
 #[cfg(test)]

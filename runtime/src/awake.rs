@@ -39,3 +39,51 @@ impl Awake {
         self.0.store(true, Ordering::SeqCst);
     }
 }
+
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p perihelion-runtime --lib awake`.
+#[cfg(all(test, loom))]
+mod tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicUsize;
+    use loom::thread;
+
+    /// The mailbox and the event counter, as far as the protocol needs them.
+    #[derive(Default)]
+    struct World {
+        messages: AtomicUsize,
+        events: AtomicUsize,
+    }
+
+    fn send(awake: &Awake, world: &World) {
+        world.messages.fetch_add(1, Ordering::Release);
+        if awake.is_to_be_woken() {
+            world.events.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3); // more take minutes
+        model.check(|| {
+            let (awake, world) = (Arc::new(Awake::new()), Arc::new(World::default()));
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    let (awake, world) = (Arc::clone(&awake), Arc::clone(&world));
+                    thread::spawn(move || send(&awake, &world))
+                })
+                .collect();
+            awake.fall_asleep();
+            let sleeps = world.messages.load(Ordering::Acquire) == 0;
+            if !sleeps {
+                awake.wake_up();
+            }
+            senders.into_iter().for_each(|sender| sender.join().unwrap());
+            // Asleep with a message in the mailbox: then exactly one sender has woken it.
+            if sleeps {
+                assert_eq!(world.events.load(Ordering::Acquire), 1);
+            }
+        });
+    }
+}

@@ -167,6 +167,9 @@ impl Uring {
         self.pool.reclaim_kept();
         self.feed_starved();
         let wait = if self.collected.is_empty() { wait } else { Wait::No };
+        if let Wait::Until(_) = wait {
+            self.pool.rest();
+        }
         self.ring.enter(wait)?;
         self.ring.drain(limit.saturating_sub(self.collected.len()), &mut self.collected);
         Ok(())

@@ -15,6 +15,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::config::ReceiveConfig;
@@ -23,6 +24,8 @@ use crate::config::ReceiveConfig;
 pub(super) const GROUP: u16 = 0;
 /// Kept buffers that are looked at in a turn, to see whether they are free again.
 const LOOKED_AT_MAX: usize = 64;
+/// How long a pool must have been large enough before it gets smaller by half.
+const SHRINK_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct ReceivePool {
     entries: NonNull<BufRingEntry>,
@@ -36,9 +39,12 @@ pub(super) struct ReceivePool {
     kept: VecDeque<BytesMut>,
     kept_max: usize,
     buffer_bytes: usize,
-    /// How many buffers there are to be, and how many there may be.
+    /// How many buffers there are to be: at first, now, and at most.
+    target_min: usize,
     target: usize,
     target_max: usize,
+    /// No change before this.
+    shrink_at: Instant,
 }
 
 impl ReceivePool {
@@ -61,8 +67,10 @@ impl ReceivePool {
             kept: VecDeque::new(),
             kept_max: config.buffers_kept_max,
             buffer_bytes: config.buffer_bytes,
+            target_min: config.buffers,
             target: config.buffers,
             target_max: config.buffers_max,
+            shrink_at: Instant::now(),
         };
         // SAFETY: the memory is page-aligned, has room for `numbers` entries, and lives until the pool is dropped,
         // which by rule 2 is after the kernel's last use.
@@ -120,7 +128,21 @@ impl ReceivePool {
     /// There were too few buffers.
     pub(super) fn grow(&mut self) {
         self.target = (self.target * 2).min(self.target_max);
+        self.shrink_at = Instant::now() + SHRINK_AFTER;
         self.fill();
+    }
+
+    /// The worker is about to sleep. A pool that has grown gets smaller if it has been large enough for a while:
+    /// buffers beyond the target are freed as they come back from the kernel.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        if self.target > self.target_min {
+            let now = Instant::now();
+            if now >= self.shrink_at {
+                self.target = (self.target / 2).max(self.target_min);
+                self.shrink_at = now + SHRINK_AFTER;
+            }
+        }
     }
 
     /// How many buffers the kernel can still pick.
@@ -139,7 +161,9 @@ impl ReceivePool {
     #[inline]
     fn give(&mut self, buffer: BytesMut) {
         debug_assert!(buffer.is_empty() && buffer.capacity() >= self.buffer_bytes);
-        self.publish(buffer);
+        if self.held() + self.kept.len() < self.target {
+            self.publish(buffer);
+        }
     }
 
     #[inline]

@@ -1,0 +1,118 @@
+//! The events of a channel's life, and their order.
+
+use bytes::Bytes;
+use perihelion_pipeline::*;
+
+use crate::common::{Echo, Gate, Host, Log, frame, frames, length, spy};
+use crate::flow::LookUp;
+
+fn spied(log: &Log) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+    codec(length()).then(spy("1", log)).then(spy("2", log)).tail(Echo)
+}
+
+#[test]
+fn a_life() {
+    let log = Log::default();
+    let mut host = Host::new(spied(&log));
+    assert_eq!(log.take(), ["1:open", "2:open"]);
+    host.feed(frames(&["a", "b"])).run();
+    let echo = ["1:read", "2:read", "2:write", "1:write"];
+    assert_eq!(log.take(), [&echo[..], &echo, &["1:read_complete", "2:read_complete"]].concat());
+    host.feed(frame("c")).feed_end().run();
+    // The end comes in the same turn here, so one read-complete closes both.
+    let end = ["1:half_closed", "2:half_closed", "2:close", "1:close", "1:read_complete", "2:read_complete"];
+    let closed = ["1:closed in order", "2:closed in order"];
+    assert_eq!(log.take(), [&echo[..], &end, &closed].concat());
+}
+
+#[test]
+fn read_complete_comes_once_for_each_turn_that_read() {
+    let log = Log::default();
+    let mut host = Host::new(spied(&log));
+    log.take();
+    let completes = |log: &Log| log.take().iter().filter(|line| *line == "2:read_complete").count();
+    host.feed(frame("a")).feed(frame("b"));
+    host.turn();
+    assert_eq!(completes(&log), 1);
+    host.turn();
+    host.wake();
+    host.turn();
+    assert_eq!(completes(&log), 0, "nothing was read");
+    // Half a frame is a read too: whoever counts bytes wants to know.
+    host.feed([0]);
+    host.turn();
+    assert_eq!(completes(&log), 1);
+}
+
+#[test]
+fn read_complete_waits_for_what_is_held() {
+    let (gate, log) = (Gate::new(), Log::default());
+    let limits = Limits { messages_per_turn: 1, ..Limits::default() };
+    let look_up = LookUp { gate: gate.clone() };
+    let mut host = Host::with_limits(codec(length()).then(look_up).then(spy("s", &log)).tail(Echo), limits);
+    log.take();
+    host.feed(frames(&["a", "?b", "c"])).run();
+    assert_eq!(log.take(), ["s:read", "s:write"]);
+    gate.open("1");
+    host.run();
+    assert_eq!(log.take(), ["s:read", "s:write", "s:read", "s:write", "s:read_complete"]);
+}
+
+#[test]
+fn an_error_of_the_transport_travels_from_there_to_the_tail() {
+    let log = Log::default();
+    let mut host = Host::new(spied(&log));
+    log.take();
+    host.fail(Error::msg("reset"));
+    assert_eq!(log.take(), ["1:error reset", "2:error reset", "1:closed reset", "2:closed reset"]);
+    assert_eq!(host.closed, Some(Some("reset".into())));
+}
+
+#[test]
+fn after_a_close_nothing_is_read() {
+    let log = Log::default();
+    let mut host = Host::new(spied(&log));
+    log.take();
+    host.window = 0;
+    host.feed(frame("a"));
+    host.turn();
+    host.close();
+    log.take();
+    host.push(frame("b"));
+    host.wake();
+    host.turn();
+    assert!(!host.runner.wants_bytes());
+    assert_eq!(log.take(), [""; 0]);
+    host.window = usize::MAX;
+    host.run();
+    assert_eq!(log.take(), ["1:closed in order", "2:closed in order"]);
+    assert_eq!(host.sent, frame("a"));
+}
+
+/// Keeps the channel open when the other side sends no more, and says good-bye by itself.
+struct Stays;
+
+impl Tail for Stays {
+    type In = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+    fn half_closed(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.write("bye".into())
+    }
+}
+
+#[test]
+fn a_half_closed_channel_may_stay_open() {
+    let log = Log::default();
+    let mut host = Host::new(codec(length()).then(spy("s", &log)).tail(Stays));
+    host.feed(frame("a")).feed_end().run();
+    host.wake();
+    host.run();
+    assert_eq!(host.sent, frames(&["a", "bye"]));
+    assert_eq!(log.take().iter().filter(|line| line.ends_with("half_closed")).count(), 1);
+    assert_eq!(host.closed, None);
+    host.close();
+    assert_eq!(host.closed, Some(None));
+}
