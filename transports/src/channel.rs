@@ -235,7 +235,6 @@ impl Channel {
         if let Some(watch) = self.watch.take() {
             watch.closed(reason.map(ToString::to_string));
         }
-        self.group.channel_closed();
     }
 }
 
@@ -275,10 +274,8 @@ impl Endpoint for Channel {
             State::Open | State::Closing => {}
             State::Lingering | State::Closed => return,
         }
-        let (again, messages) = self.run(io, |runner, ch| (runner.finish_turn(ch), ch.take_messages()));
-        if messages > 0 {
-            self.group.counters.add_messages(messages);
-        }
+        let again = self.run(io, |runner, ch| runner.finish_turn(ch));
+        self.group.count_messages();
         self.send(io);
         if self.runner.is_closing() {
             self.proceed_with_close(io);
@@ -317,14 +314,12 @@ impl Endpoint for Channel {
 }
 
 impl Drop for Channel {
-    /// Without having ended: a stage panicked, or the worker stops.
+    /// Counted here rather than at the channel's end, which a panic may have kept from coming, or from being whole.
     fn drop(&mut self) {
-        if self.state != State::Closed {
-            if let Some(watch) = self.watch.take() {
-                watch.closed(Some("the channel was dropped by its worker".into()));
-            }
-            self.group.channel_closed();
+        if let Some(watch) = self.watch.take() {
+            watch.closed(Some("a stage of the channel panicked, or its worker stopped".into()));
         }
+        self.group.channel_closed();
     }
 }
 

@@ -77,7 +77,8 @@ impl Endpoint for Connector {
     fn wake(&mut self, _io: &mut Io) {}
 
     fn timer(&mut self, io: &mut Io, _key: u32) {
-        self.result.set(Err(io::ErrorKind::TimedOut.into()));
+        let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within channel.connect_ms");
+        self.result.set(Err(error));
         io.close(self.id);
     }
 

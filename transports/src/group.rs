@@ -68,12 +68,22 @@ impl Group {
     }
 
     pub(crate) fn channel_closed(&self) {
+        self.count_messages(); // of a channel that ended before its turn did
         self.open.set(self.open.get() - 1);
         self.counters.closed.add(1);
         if self.open.get() == 0
             && let Some(waiter) = self.drained.take()
         {
             waiter.wake();
+        }
+    }
+
+    /// Publishes how many messages were handled since the last time.
+    #[inline]
+    pub(crate) fn count_messages(&self) {
+        let messages = self.channel.borrow_mut().take_messages();
+        if messages > 0 {
+            self.counters.messages.add(messages);
         }
     }
 
@@ -95,11 +105,6 @@ impl Group {
 }
 
 impl Counters {
-    #[inline]
-    pub(crate) fn add_messages(&self, n: u64) {
-        self.messages.add(n);
-    }
-
     pub(crate) fn connections(&self) -> u64 {
         self.connections.load(Relaxed)
     }

@@ -14,6 +14,7 @@ use clap::Parser;
 use perihelion::prelude::*;
 use perihelion::runtime::{Signals, raise_descriptor_limit};
 use perihelion::transports::RunningServer;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -55,12 +56,12 @@ fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
     let target = arguments.target().cloned().or(own).ok_or_else(|| Error::msg("there is no target"))?;
     let address = target.resolve()?[0];
     if let Some((runtime, _)) = &server {
-        println!(
+        print(&format!(
             "echo server on {target} with {} on CPUs {}; load from CPUs {}",
             runtime.capabilities(),
             list(runtime.cpus()),
             placement.client.runtime.cpus,
-        );
+        ));
     }
     let runtime = Runtime::from_config(placement.client)?;
     let shared = Arc::new(Shared::new(runtime.workers()));
@@ -74,7 +75,7 @@ fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
             Err(_) => report.worker_is_missing(),
         }
     }
-    println!("{report}");
+    print(&report.to_string());
     report.write_files(arguments.json.as_deref(), arguments.hdr.as_deref())?;
     runtime.stop();
     if let Some((runtime, server)) = server {
@@ -132,6 +133,11 @@ fn conduct(plan: &Plan, shared: &Shared, quiet: bool) -> Result<Duration> {
     shared.set(Phase::Stop);
     progress.end();
     Ok(measured)
+}
+
+/// Whoever has stopped reading gets no error for it: the exit code still says how it went.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn list(cpus: Vec<usize>) -> String {
