@@ -10,7 +10,7 @@ use crate::{Error, Output};
 pub struct Limits {
     /// Above this many outbound bytes a channel is unwritable, and its reads pause.
     pub high_water_bytes: usize,
-    /// With this many or fewer it is writable again.
+    /// With this many or fewer it is writable again. At most the high-water mark.
     pub low_water_bytes: usize,
     /// Messages a channel may handle in one turn of the event loop, at least one; the rest waits for the next.
     pub messages_per_turn: u32,
@@ -148,6 +148,7 @@ impl Channel {
     /// One for all channels that have these limits.
     pub fn new(mut limits: Limits) -> Self {
         limits.messages_per_turn = limits.messages_per_turn.max(1); // with none, no channel would ever go on
+        limits.low_water_bytes = limits.low_water_bytes.min(limits.high_water_bytes);
         let waker = Waker::noop().clone();
         Channel { limits, now: Instant::now(), waker, messages: 0, link: Box::new(Link::new(&limits)) }
     }

@@ -29,11 +29,22 @@ pub struct Runner {
     link: Box<Link>,
     /// Received while the pipeline was held, and not decoded yet.
     waiting: VecDeque<Bytes>,
-    step: Step,
+    state: State,
     end: End,
     read_done: ReadDone,
     /// What the stages have been told of the water marks.
     told_writable: bool,
+}
+
+/// What the pipeline can do next.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// Take more.
+    Ready,
+    /// Go on with what it holds when the channel is woken or becomes writable.
+    Held,
+    /// Go on in the next turn: the messages of one were used up.
+    CutShort,
 }
 
 /// The end of the inbound stream.
@@ -59,7 +70,7 @@ impl Runner {
             pipeline: Box::new(pipeline),
             link: Box::new(Link::new(channel.limits())),
             waiting: VecDeque::new(),
-            step: Step::Ready,
+            state: State::Ready,
             end: End::NotYet,
             read_done: ReadDone::Told,
             told_writable: true,
@@ -77,7 +88,7 @@ impl Runner {
         if self.link.is_closing() {
             return;
         }
-        if self.step == Step::Ready && self.waiting.is_empty() && self.link.may_go_on() {
+        if self.state == State::Ready && self.waiting.is_empty() && self.link.may_go_on() {
             self.read(ch, chunk);
         } else {
             self.waiting.push_back(chunk);
@@ -98,7 +109,7 @@ impl Runner {
             return;
         }
         let messages = ch.messages();
-        self.step = self.run(ch, |pipeline, ch| pipeline.resume(ch));
+        self.step(ch, |pipeline, ch| pipeline.resume(ch));
         if ch.messages() != messages {
             self.read_done = ReadDone::ToTell;
         }
@@ -119,7 +130,7 @@ impl Runner {
     #[inline]
     #[must_use]
     pub fn finish_turn(&mut self, ch: &mut Channel) -> bool {
-        let read_complete = self.read_done == ReadDone::ToTell && self.step == Step::Ready;
+        let read_complete = self.read_done == ReadDone::ToTell && self.state == State::Ready;
         if read_complete {
             self.read_done = ReadDone::Told;
         }
@@ -139,9 +150,13 @@ impl Runner {
         if self.link.is_closing() {
             self.waiting = VecDeque::new(); // no more is decoded
         }
-        let cut_short = self.step == Step::Held && self.link.is_spent();
         self.link.refill(ch.limits());
-        self.link.may_read() && (cut_short || self.step == Step::Ready && self.has_waiting())
+        self.link.may_read()
+            && match self.state {
+                State::Ready => !self.waiting.is_empty() || self.end == End::Waiting,
+                State::Held => false,
+                State::CutShort => true,
+            }
     }
 
     /// What is to be sent.
@@ -193,10 +208,6 @@ impl Runner {
         reason
     }
 
-    fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty() || self.end == End::Waiting
-    }
-
     /// Runs the pipeline with this channel's state in the loop's `Channel`.
     #[inline]
     fn run<R>(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline, &mut Channel) -> R) -> R {
@@ -209,17 +220,27 @@ impl Runner {
     #[inline]
     fn read(&mut self, ch: &mut Channel, chunk: Bytes) {
         self.read_done = ReadDone::ToTell;
-        self.step = self.run(ch, |pipeline, ch| pipeline.read(ch, chunk));
+        self.step(ch, |pipeline, ch| pipeline.read(ch, chunk));
+    }
+
+    /// Runs the pipeline by messages, as far as it comes.
+    #[inline]
+    fn step(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline, &mut Channel) -> Step) {
+        self.state = match self.run(ch, call) {
+            Step::Ready => State::Ready,
+            Step::Held if self.link.is_spent() => State::CutShort,
+            Step::Held => State::Held,
+        };
     }
 
     fn read_waiting(&mut self, ch: &mut Channel) {
-        while self.step == Step::Ready && self.link.may_go_on() {
+        while self.state == State::Ready && self.link.may_go_on() {
             if let Some(chunk) = self.waiting.pop_front() {
                 self.read(ch, chunk);
             } else if self.end == End::Waiting {
                 self.end = End::Passed;
                 self.read_done = ReadDone::ToTell;
-                self.step = self.run(ch, |pipeline, ch| pipeline.end(ch));
+                self.step(ch, |pipeline, ch| pipeline.end(ch));
             } else {
                 break;
             }

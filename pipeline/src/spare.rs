@@ -113,6 +113,7 @@ pub fn release_spare_buffers() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{BY_REFERENCE_BYTES, Input, Output, Segment};
 
     #[test]
     fn a_gather_buffer_is_used_again_only_when_no_frame_shares_it() {
@@ -127,5 +128,43 @@ mod tests {
         assert!(other.as_ptr() != address);
         drop(frame);
         assert_eq!(gather(BUFFER_BYTES).as_ptr(), address);
+    }
+
+    #[test]
+    fn memory_that_has_grown_is_not_kept() {
+        release_spare_buffers();
+        let mut input = Input::default();
+        input.push("start of a frame".into());
+        input.settle();
+        input.push(vec![0; 2 * KEPT_BYTES_MAX].into());
+        drop(input.take_all());
+        input.settle();
+
+        let mut output = Output::default();
+        for _ in 0..KEPT_SEGMENTS_MAX {
+            output.put_bytes(vec![0; BY_REFERENCE_BYTES].into());
+        }
+        output.put_slice(&vec![0; 2 * KEPT_BYTES_MAX]);
+        std::iter::from_fn(|| output.pop()).for_each(Segment::recycle);
+
+        let kept = with(|spare| (spare.gathers.len(), spare.segments.len(), spare.outputs.len()));
+        assert_eq!(kept, Some((0, 1, 0)), "a list of this many segments is just kept");
+        for _ in 0..2 * KEPT_SEGMENTS_MAX {
+            output.put_bytes(vec![0; BY_REFERENCE_BYTES].into());
+        }
+        std::iter::from_fn(|| output.pop()).for_each(Segment::recycle);
+        assert_eq!(with(|spare| spare.segments.len()), Some(0));
+    }
+
+    #[test]
+    fn an_empty_output_holds_no_memory() {
+        release_spare_buffers();
+        let mut output = Output::default();
+        output.put_buf();
+        assert!(output.pop().is_none());
+        output.put_buf();
+        output.put_bytes(vec![0; BY_REFERENCE_BYTES].into());
+        output.pop().unwrap().recycle();
+        assert_eq!(with(|spare| spare.outputs.len()), Some(1));
     }
 }

@@ -74,7 +74,7 @@ impl Codec for Lines {
 
     fn decode(&mut self, input: &mut Input) -> Result<Option<String>> {
         let bytes = input.as_slice();
-        let searched = self.searched.min(bytes.len());
+        let searched = if self.searched <= bytes.len() { self.searched } else { 0 }; // another input
         let Some(feed) = bytes[searched..].iter().position(|byte| *byte == b'\n').map(|at| searched + at)
         else {
             // A carriage return at the end may belong to the line end.

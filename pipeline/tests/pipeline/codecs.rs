@@ -7,6 +7,8 @@ use perihelion_pipeline::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::common::cut;
+
 /// What a codec makes of a stream: its frames, and the error that ended it.
 type Decoded<F> = (Vec<F>, Option<String>);
 
@@ -67,15 +69,7 @@ where
         verify_truncation(codec, &wire, split, &whole.0);
     }
     assert_eq!(decode(codec, wire.chunks(1)), whole, "drop by drop");
-    let mut rest = &wire[..];
-    let chunks =
-        std::iter::from_fn(|| (!rest.is_empty()).then_some(())).zip(cuts.iter().cycle()).map(|((), n)| {
-            let (chunk, left) = rest.split_at((*n).min(rest.len()));
-            rest = left;
-            chunk
-        });
-    let chunks: Vec<_> = chunks.collect();
-    assert_eq!(decode(codec, chunks), whole, "cut at random");
+    assert_eq!(decode(codec, cut(&wire, cuts)), whole, "cut at random");
 }
 
 /// A stream that ends before its time gives the frames that are whole, and an error unless it ends between two.

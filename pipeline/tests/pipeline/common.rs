@@ -213,26 +213,31 @@ impl Host {
 }
 
 /// What a test opens by hand, and a future waits for: a database, say.
-pub(crate) struct Gate<T>(Rc<(Cell<Option<T>>, Cell<Option<Waker>>)>);
+pub(crate) struct Gate<T>(Rc<Opening<T>>);
+
+struct Opening<T> {
+    value: Cell<Option<T>>,
+    waiting: Cell<Option<Waker>>,
+}
 
 impl<T: 'static> Gate<T> {
     pub(crate) fn new() -> Self {
-        Gate(Rc::new((Cell::new(None), Cell::new(None))))
+        Gate(Rc::new(Opening { value: Cell::new(None), waiting: Cell::new(None) }))
     }
 
     pub(crate) fn open(&self, value: T) {
-        self.0.0.set(Some(value));
-        if let Some(waker) = self.0.1.take() {
+        self.0.value.set(Some(value));
+        if let Some(waker) = self.0.waiting.take() {
             waker.wake();
         }
     }
 
     pub(crate) fn wait(&self) -> impl Future<Output = T> + 'static {
-        let shared = self.0.clone();
-        poll_fn(move |task| match shared.0.take() {
+        let opening = self.0.clone();
+        poll_fn(move |task| match opening.value.take() {
             Some(value) => Poll::Ready(value),
             None => {
-                shared.1.set(Some(task.waker().clone()));
+                opening.waiting.set(Some(task.waker().clone()));
                 Poll::Pending
             }
         })
@@ -268,6 +273,20 @@ pub(crate) fn frame(payload: impl AsRef<[u8]>) -> Vec<u8> {
 /// Length-prefixed frames, one after the other.
 pub(crate) fn frames<S: AsRef<[u8]>>(payloads: &[S]) -> Vec<u8> {
     payloads.iter().flat_map(frame).collect()
+}
+
+/// Pieces of these sizes, round and round.
+pub(crate) fn cut<'a>(mut bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    for size in sizes.iter().cycle() {
+        if bytes.is_empty() {
+            break;
+        }
+        let (piece, rest) = bytes.split_at((*size).min(bytes.len()));
+        pieces.push(piece);
+        bytes = rest;
+    }
+    pieces
 }
 
 /// The payloads of length-prefixed frames.

@@ -120,7 +120,8 @@ fn live(hook: &'static str, own: bool, tail: bool) -> (Host, Vec<String>) {
     host.run();
     let mut seen = log.take();
     seen.retain(|line| line.contains("error") || line.contains("closed "));
-    seen.dedup(); // a hook that fails may be called more than once
+    let mut once = std::collections::HashSet::new();
+    seen.retain(|line| once.insert(line.clone())); // a hook that fails may be called more than once
     (host, seen)
 }
 
@@ -205,7 +206,7 @@ impl Tail for Next {
 fn whoever_handles_an_error_lets_the_channel_live() {
     let lines = b"1\r\nx\r\n12\r\n\xff\r\nlone\n2\r\n";
     let mut host =
-        Host::new(codec(Lines::crlf(9)).then(Numbers { answers: true }).tail(Next { answers: false }));
+        Host::new(codec(Lines::crlf(99)).then(Numbers { answers: true }).tail(Next { answers: false }));
     host.feed(lines).run();
     assert_eq!(
         host.text(),
@@ -215,12 +216,12 @@ fn whoever_handles_an_error_lets_the_channel_live() {
     assert_eq!(host.closed, None);
 
     let mut host =
-        Host::new(codec(Lines::crlf(9)).then(Numbers { answers: false }).tail(Next { answers: true }));
+        Host::new(codec(Lines::crlf(99)).then(Numbers { answers: false }).tail(Next { answers: true }));
     host.feed(lines).run();
     assert_eq!(host.text(), "2\r\n0\r\n0\r\n0\r\n0\r\n3\r\n");
 
     let mut host =
-        Host::new(codec(Lines::crlf(9)).then(Numbers { answers: false }).tail(Next { answers: false }));
+        Host::new(codec(Lines::crlf(99)).then(Numbers { answers: false }).tail(Next { answers: false }));
     host.feed(lines).run();
     assert_eq!(host.text(), "2\r\n");
     assert_eq!(host.closed, Some(Some("invalid digit found in string".into())));

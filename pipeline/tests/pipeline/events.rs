@@ -1,5 +1,8 @@
 //! The events of a channel's life, and their order.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use perihelion_pipeline::*;
 
@@ -87,6 +90,51 @@ fn after_a_close_nothing_is_read() {
     host.run();
     assert_eq!(log.take(), ["1:closed in order", "2:closed in order"]);
     assert_eq!(host.sent, frame("a"));
+}
+
+/// Memory of a receive pool that is in use.
+struct Received {
+    bytes: Vec<u8>,
+    in_use: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Received {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn received_memory_is_given_back() {
+    let in_use = Arc::new(AtomicUsize::new(0));
+    let mut host = Host::new(codec(length()).then(LookUp { gate: Gate::new() }).tail(Echo));
+    let mut receive = |bytes: &[u8]| {
+        in_use.fetch_add(1, Ordering::Relaxed);
+        let received = Received { bytes: bytes.into(), in_use: in_use.clone() };
+        host.runner.received(&mut host.channel, Bytes::from_owner(received));
+    };
+    receive(&frame("whole"));
+    assert_eq!(in_use.load(Ordering::Relaxed), 0);
+    receive(&frame("in two")[..7]);
+    assert_eq!(in_use.load(Ordering::Relaxed), 0, "a rest is copied");
+    receive(&frame("in two")[7..]);
+    assert_eq!(in_use.load(Ordering::Relaxed), 0);
+    receive(&frame("?waits"));
+    receive(&frame("behind it"));
+    assert_eq!(in_use.load(Ordering::Relaxed), 2);
+    host.window = 0;
+    host.close();
+    assert_eq!(in_use.load(Ordering::Relaxed), 1, "what waits before the pipeline is dropped at the close");
+    host.window = usize::MAX;
+    host.run();
+    drop(host);
+    assert_eq!(in_use.load(Ordering::Relaxed), 0);
 }
 
 /// Keeps the channel open when the other side sends no more, and says good-bye by itself.

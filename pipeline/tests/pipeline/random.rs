@@ -12,7 +12,7 @@ use perihelion_pipeline::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::common::{Host, frame, frames, length, unframe};
+use crate::common::{Host, cut, frame, frames, length, unframe};
 
 /// What a stage does with a message. Futures and waits are pending for a number of times, and wake themselves.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ impl Handler for Scripted {
 /// Ends a pause on its way through.
 const RESUME: &[u8] = b"resume";
 
-/// Echoes, and pauses at every n-th message.
+/// Echoes, and pauses at every n-th message, or never at every 0-th.
 struct Counting {
     delivered: Rc<Cell<u64>>,
     paused: Rc<Cell<bool>>,
@@ -171,7 +171,7 @@ impl Tail for Counting {
         );
         self.delivered.set(self.delivered.get() + 1);
         self.total += 1;
-        if self.pause_every != 0 && self.total % self.pause_every == 0 {
+        if self.total.is_multiple_of(self.pause_every) {
             cx.pause();
             self.paused.set(true);
         }
@@ -230,20 +230,6 @@ fn plan() -> impl Strategy<Value = Plan> {
                 pushed,
             },
         )
-}
-
-/// Pieces of these sizes, round and round.
-fn cut<'a>(mut bytes: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    for size in sizes.iter().cycle() {
-        if bytes.is_empty() {
-            break;
-        }
-        let (piece, rest) = bytes.split_at((*size).min(bytes.len()));
-        pieces.push(piece);
-        bytes = rest;
-    }
-    pieces
 }
 
 fn run(plan: Plan) {

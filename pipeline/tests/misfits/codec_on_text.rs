@@ -1,0 +1,17 @@
+use bytes::Bytes;
+use perihelion_pipeline::*;
+
+/// Takes and writes bytes.
+struct Echo;
+
+impl Tail for Echo {
+    type In = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+}
+
+fn main() {
+    codec(Lines::lf(99)).codec(LengthPrefixed::u32_be(99)).tail(Echo);
+}

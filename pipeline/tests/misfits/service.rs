@@ -1,0 +1,8 @@
+use bytes::Bytes;
+use perihelion_pipeline::*;
+
+fn serve<P: Pipeline<In = Bytes, Out = Bytes>>(_build: impl Fn() -> P) {}
+
+fn main() {
+    serve(|| codec(LengthPrefixed::u32_be(99)).service(async |line: String| Ok(line)));
+}
