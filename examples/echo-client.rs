@@ -69,7 +69,7 @@ async fn converse(server: Address, config: Config) -> Result<Option<String>> {
                 return;
             }
         }
-        writer.close();
+        writer.close_output();
     }));
     Ok(channel.closed().await)
 }

@@ -63,6 +63,11 @@ impl<H: Handler, O: Outbound<H::Out>> Outbound<H::Write> for Through<'_, H, O> {
         };
         flushed.and(closed)
     }
+
+    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
+        let flushed = self.flush(ch);
+        flushed.and(self.out.close_output(ch))
+    }
 }
 
 impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {

@@ -43,6 +43,8 @@ pub(crate) struct Link {
     /// Messages that may still be handled in this turn.
     budget: u32,
     stops: Stops,
+    /// Whether the other side is to be told that no more will be sent.
+    pub(crate) output_closed: bool,
     failure: Option<Error>,
 }
 
@@ -183,6 +185,7 @@ impl Link {
             queued: 0,
             budget: limits.messages_per_turn,
             stops: Stops::default(),
+            output_closed: false,
             failure: None,
         }
     }
@@ -231,6 +234,10 @@ impl Link {
     #[inline]
     pub(crate) fn is_writable(&self) -> bool {
         !self.stops.has(Stops::UNWRITABLE)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.stops.has(Stops::PAUSED)
     }
 
     pub(crate) fn queued(&self) -> usize {

@@ -42,6 +42,15 @@ impl<'a, T> Context<'a, T> {
     pub fn close(&mut self) -> Result<()> {
         if self.ch.is_closing() { Ok(()) } else { self.out.close(self.ch) }
     }
+
+    /// Tells the other side, once everything written has been sent, that no more will be. What it sends is read on.
+    /// Nothing may be written after it.
+    ///
+    /// # Errors
+    /// What a stage on the way could not finish and did not handle.
+    pub fn close_output(&mut self) -> Result<()> {
+        self.out.close_output(self.ch)
+    }
 }
 
 impl<T> Deref for Context<'_, T> {

@@ -106,6 +106,11 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
         };
         flushed.and(last_word).and(self.coder.close_below(ch, self.out))
     }
+
+    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
+        let flushed = self.flush(ch);
+        flushed.and(self.out.close_output(ch))
+    }
 }
 
 impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
@@ -201,6 +206,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
 impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed<P, N> {
     type In = Bytes;
     type Out = Bytes;
+    const MAKES_MESSAGES: bool = true;
 
     #[inline]
     fn read<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, chunk: Bytes) -> Step {

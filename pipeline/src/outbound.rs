@@ -24,6 +24,12 @@ pub trait Outbound<T> {
     /// What a stage on the way could not finish and did not handle.
     fn close(&mut self, ch: &mut Channel) -> Result<()>;
 
+    /// Tells the other side, behind what was written, that no more will be.
+    ///
+    /// # Errors
+    /// What a stage on the way could not finish and did not handle.
+    fn close_output(&mut self, ch: &mut Channel) -> Result<()>;
+
     /// Whether bytes written here go straight to the channel's outbound queue.
     #[inline]
     fn is_transport(&self) -> bool {
@@ -69,6 +75,11 @@ impl Outbound<Bytes> for Edge {
 
     fn close(&mut self, ch: &mut Channel) -> Result<()> {
         ch.begin_close();
+        Ok(())
+    }
+
+    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
+        ch.link.output_closed = true;
         Ok(())
     }
 

@@ -27,6 +27,8 @@ pub trait Pipeline {
     type In;
     /// What its lowest stage writes.
     type Out;
+    /// Whether its lowest stage makes messages of what it takes, and counts them. Otherwise each is one.
+    const MAKES_MESSAGES: bool = false;
 
     /// A message. Only after the last call said `Ready`.
     fn read<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: Self::In) -> Step;
@@ -81,6 +83,9 @@ pub trait DynPipeline {
 
 impl<P: Pipeline<In = Bytes, Out = Bytes>> DynPipeline for P {
     fn read(&mut self, ch: &mut Channel, chunk: Bytes) -> Step {
+        if !P::MAKES_MESSAGES {
+            ch.spend();
+        }
         Pipeline::read(self, ch, &mut Edge, chunk)
     }
     fn resume(&mut self, ch: &mut Channel) -> Step {

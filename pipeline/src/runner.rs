@@ -47,12 +47,14 @@ enum State {
     CutShort,
 }
 
-/// The end of the inbound stream.
+/// What ends the inbound messages. It stands in line behind the chunks that wait.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
     NotYet,
-    /// It stands in line behind the chunks that wait.
-    Waiting,
+    /// The other side sends no more.
+    HalfClose,
+    /// The channel is to be closed when what has been received is done.
+    Close,
     Passed,
 }
 
@@ -85,7 +87,7 @@ impl Runner {
     /// Bytes have arrived. None follow [`ended`](Runner::ended).
     #[inline]
     pub fn received(&mut self, ch: &mut Channel, chunk: Bytes) {
-        if self.link.is_closing() {
+        if self.link.is_closing() || self.end != End::NotYet {
             return;
         }
         if self.state == State::Ready && self.waiting.is_empty() && self.link.may_go_on() {
@@ -98,7 +100,7 @@ impl Runner {
     /// The other side sends no more.
     pub fn ended(&mut self, ch: &mut Channel) {
         if self.end == End::NotYet {
-            self.end = End::Waiting;
+            self.end = End::HalfClose;
             self.read_waiting(ch);
         }
     }
@@ -153,7 +155,7 @@ impl Runner {
         self.link.refill(ch.limits());
         self.link.may_read()
             && match self.state {
-                State::Ready => !self.waiting.is_empty() || self.end == End::Waiting,
+                State::Ready => !self.waiting.is_empty() || matches!(self.end, End::HalfClose | End::Close),
                 State::Held => false,
                 State::CutShort => true,
             }
@@ -170,11 +172,18 @@ impl Runner {
         self.link.queued()
     }
 
-    /// Whether more bytes should be received. While a stage waits it says no late, so that receiving isn't switched
-    /// off and on for every message.
+    /// Whether more bytes should be received, if they are being received now. While the pipeline can't take more it
+    /// says no late, and then yes late, so that receiving isn't switched off and on for every message.
     #[inline]
-    pub fn wants_bytes(&self) -> bool {
-        self.link.may_read() && self.end == End::NotYet && self.waiting.len() < WAITING_CHUNKS_MAX
+    pub fn wants_bytes(&self, receiving: bool) -> bool {
+        let waiting_max = if receiving { WAITING_CHUNKS_MAX } else { 1 };
+        self.end == End::NotYet && !self.link.is_closing() && self.waiting.len() < waiting_max
+    }
+
+    /// Whether the other side is to be told, behind the output, that no more will be sent.
+    #[inline]
+    pub fn is_output_closed(&self) -> bool {
+        self.link.output_closed
     }
 
     /// Whether a stage or an error has asked for the close.
@@ -183,12 +192,21 @@ impl Runner {
         self.link.is_closing()
     }
 
-    /// Asks for an orderly close from outside: it travels from the tail to the transport behind what was written. A
-    /// stage may keep it back until it has sent what it holds.
+    /// Asks for an orderly close from outside. When what has been received is done, it travels from the tail to the
+    /// transport behind what was written; a stage may keep it back until it has sent what it holds. A pause ends it
+    /// at once, since nobody may end the pause.
     pub fn close(&mut self, ch: &mut Channel) {
         if self.link.is_closing() {
             return;
         }
+        if self.link.is_paused() {
+            return self.close_now(ch);
+        }
+        self.end = End::Close;
+        self.read_waiting(ch);
+    }
+
+    fn close_now(&mut self, ch: &mut Channel) {
         if let Err(error) = self.run(ch, |pipeline, ch| pipeline.close(ch)) {
             self.link.fail(error);
         }
@@ -237,12 +255,18 @@ impl Runner {
         while self.state == State::Ready && self.link.may_go_on() {
             if let Some(chunk) = self.waiting.pop_front() {
                 self.read(ch, chunk);
-            } else if self.end == End::Waiting {
-                self.end = End::Passed;
-                self.read_done = ReadDone::ToTell;
-                self.step(ch, |pipeline, ch| pipeline.end(ch));
-            } else {
-                break;
+                continue;
+            }
+            match std::mem::replace(&mut self.end, End::Passed) {
+                End::HalfClose => {
+                    self.read_done = ReadDone::ToTell;
+                    self.step(ch, |pipeline, ch| pipeline.end(ch));
+                }
+                End::Close => self.close_now(ch),
+                before => {
+                    self.end = before;
+                    break;
+                }
             }
         }
         if self.waiting.is_empty() {

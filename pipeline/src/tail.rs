@@ -112,6 +112,7 @@ impl<T: Tail> TailStage<T> {
         {
             let result = match entry {
                 Entry::Close => Context::new(out, ch).close(),
+                Entry::CloseOutput => out.close_output(ch),
                 Entry::Message(msg) => out.write(ch, msg),
             };
             if let Err(error) = result {

@@ -27,6 +27,7 @@ pub(crate) struct Outbox<T> {
 
 pub(crate) enum Entry<T> {
     Close,
+    CloseOutput,
     Message(T),
 }
 
@@ -99,9 +100,19 @@ impl<T> Writer<T> {
 
     /// Closes the channel once everything queued has been sent. Those who wait for room in the queue are refused.
     pub fn close(&self) {
+        self.finish(Entry::Close);
+    }
+
+    /// Tells the other side, once everything queued has been sent, that no more will be. What it sends is read on.
+    /// Those who wait for room in the queue are refused.
+    pub fn close_output(&self) {
+        self.finish(Entry::CloseOutput);
+    }
+
+    fn finish(&self, last: Entry<T>) {
         if self.0.state.get() == State::Open {
             self.0.state.set(State::Closing);
-            self.0.push(Entry::Close);
+            self.0.push(last);
             self.0.wake_waiting();
         }
     }

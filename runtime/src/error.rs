@@ -43,12 +43,14 @@ pub enum Error {
         cause: String,
     },
     /// The operating system refused something.
-    #[error("{what}: {cause}")]
+    #[error("{what}: {cause}{remedy}")]
     Os {
         /// What was tried.
         what: &'static str,
         /// What the operating system said.
         cause: io::Error,
+        /// What to do about it; may be empty.
+        remedy: &'static str,
     },
     /// The runtime, or the worker that was asked, has stopped.
     #[error("the runtime has stopped")]
@@ -60,7 +62,16 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-        move |cause| Error::Os { what, cause }
+        move |cause| {
+            let remedy = match cause.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => {
+                    "; raise the limit of open files (ulimit -n, LimitNOFILE=)"
+                }
+                Some(libc::EAGAIN) => "; raise the limit of threads (ulimit -u, TasksMax=)",
+                _ => "",
+            };
+            Error::Os { what, cause, remedy }
+        }
     }
 
     /// Turns what `io_uring_setup` or a registration said into cause and remedy.

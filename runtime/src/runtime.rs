@@ -323,5 +323,5 @@ impl Drop for Registered {
 fn panic_of(thread: thread::JoinHandle<bool>) -> Error {
     let text = |panic: Box<dyn Any + Send>| panic.downcast_ref::<String>().cloned().unwrap_or_default();
     let cause = thread.join().err().map(text).unwrap_or_default();
-    Error::Os { what: "a worker's thread panicked while it started", cause: std::io::Error::other(cause) }
+    Error::os("a worker's thread panicked while it started")(std::io::Error::other(cause))
 }

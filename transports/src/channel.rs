@@ -20,7 +20,7 @@ pub(crate) struct Channel {
     state: State,
     /// Whether the other side has said that it sends no more.
     inbound: Inbound,
-    sending: bool,
+    outbound: Outbound,
     /// Whether the end of this turn has been asked for.
     finishing: bool,
     /// The deadline of the close.
@@ -46,6 +46,15 @@ enum State {
 enum Inbound {
     Receiving,
     Paused,
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Outbound {
+    Idle,
+    /// A send is in flight.
+    Sending,
+    /// The other side has been told that no more will be sent.
     Ended,
 }
 
@@ -75,7 +84,7 @@ impl Channel {
             group,
             state,
             inbound,
-            sending: false,
+            outbound: Outbound::Idle,
             finishing: false,
             timer: None,
             watch,
@@ -124,11 +133,16 @@ impl Channel {
 
     /// Sends what there is, if nothing is being sent.
     fn send(&mut self, io: &mut Io) {
-        if self.sending {
+        if self.outbound != Outbound::Idle {
             return;
         }
         let output = self.runner.output();
-        let Some(first) = output.pop() else { return };
+        let Some(first) = output.pop() else {
+            if self.runner.is_output_closed() {
+                self.end_output(io);
+            }
+            return;
+        };
         let outgoing = if output.is_empty() {
             Outgoing::One(piece(first))
         } else {
@@ -137,12 +151,20 @@ impl Channel {
             fill(&mut list, output);
             Outgoing::Many(list)
         };
-        self.sending = true;
+        self.outbound = Outbound::Sending;
         io.send(self.id, outgoing);
     }
 
+    /// Everything is sent.
+    fn end_output(&mut self, io: &mut Io) {
+        if self.outbound == Outbound::Idle {
+            io.shut_down_write(self.id);
+            self.outbound = Outbound::Ended;
+        }
+    }
+
     fn sent(&mut self, io: &mut Io, result: io::Result<usize>, outgoing: Outgoing) {
-        self.sending = false;
+        self.outbound = Outbound::Idle;
         match outgoing {
             Outgoing::One(piece) => recycle(piece),
             Outgoing::Many(mut list) => {
@@ -161,7 +183,8 @@ impl Channel {
 
     /// Receives as long as the pipeline wants bytes.
     fn demand(&mut self, io: &mut Io) {
-        match (self.inbound, self.runner.wants_bytes()) {
+        let receiving = self.inbound == Inbound::Receiving;
+        match (self.inbound, self.runner.wants_bytes(receiving)) {
             (Inbound::Receiving, false) => {
                 self.inbound = Inbound::Paused;
                 io.stop_receiving(self.id);
@@ -192,13 +215,13 @@ impl Channel {
             self.state = State::Closing;
             self.set_deadline(io, self.group.config.close());
         }
-        if self.state != State::Closing || self.sending {
+        if self.state != State::Closing || self.outbound == Outbound::Sending {
             return;
         }
         if self.inbound == Inbound::Ended {
             self.end(io, How::InOrder);
         } else {
-            io.shut_down_write(self.id);
+            self.end_output(io);
             self.state = State::Lingering;
             self.inbound = Inbound::Receiving;
             io.receive(self.id);

@@ -19,6 +19,8 @@ pub(crate) struct Group {
     pub(crate) lists: RefCell<Vec<Vec<Piece>>>,
     /// Channels that are not closed.
     open: Cell<usize>,
+    /// Whether a listener adds to them.
+    listening: Cell<bool>,
     drained: RefCell<Option<Waker>>,
 }
 
@@ -58,6 +60,7 @@ impl Group {
             counters,
             lists: RefCell::default(),
             open: Cell::new(0),
+            listening: Cell::new(false),
             drained: RefCell::default(),
         })
     }
@@ -71,11 +74,12 @@ impl Group {
         self.count_messages(); // of a channel that ended before its turn did
         self.open.set(self.open.get() - 1);
         self.counters.closed.add(1);
-        if self.open.get() == 0
-            && let Some(waiter) = self.drained.take()
-        {
-            waiter.wake();
-        }
+        self.wake_if_drained();
+    }
+
+    pub(crate) fn set_listening(&self, listening: bool) {
+        self.listening.set(listening);
+        self.wake_if_drained();
     }
 
     /// Publishes how many messages were handled since the last time.
@@ -91,16 +95,28 @@ impl Group {
         self.open.get()
     }
 
-    /// Waits until no channel is open.
+    /// Waits until no channel is open, and none can be added.
     pub(crate) async fn drained(&self) {
         poll_fn(|task| {
-            if self.open.get() == 0 {
+            if self.is_drained() {
                 return Poll::Ready(());
             }
             self.drained.replace(Some(task.waker().clone()));
             Poll::Pending
         })
         .await
+    }
+
+    fn is_drained(&self) -> bool {
+        self.open.get() == 0 && !self.listening.get()
+    }
+
+    fn wake_if_drained(&self) {
+        if self.is_drained()
+            && let Some(waiter) = self.drained.take()
+        {
+            waiter.wake();
+        }
     }
 }
 

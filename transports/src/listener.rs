@@ -2,8 +2,10 @@
 
 use perihelion_pipeline::{self as pipeline, Runner};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
+use socket2::SockRef;
 use std::any::Any;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -28,7 +30,16 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn new(io: &mut Io, id: EndpointId, make: MakePipeline, group: Rc<Group>) -> Self {
         io.accept(id);
+        group.set_listening(true);
         Listener { id, make, group }
+    }
+
+    fn end(&self, io: &mut Io) {
+        // So that the address is free at once: the descriptor is closed only when the accept has been cancelled.
+        if let Some(fd) = io.fd(self.id) {
+            let _ = SockRef::from(&fd).shutdown(Shutdown::Read);
+        }
+        io.close(self.id);
     }
 
     fn accepted(&mut self, io: &mut Io, fd: OwnedFd) {
@@ -76,7 +87,13 @@ impl Endpoint for Listener {
 
     fn notify(&mut self, io: &mut Io, notice: &dyn Any) {
         if notice.downcast_ref::<Notice>().is_some_and(|notice| Rc::ptr_eq(&notice.group, &self.group)) {
-            io.close(self.id);
+            self.end(io);
         }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.group.set_listening(false);
     }
 }

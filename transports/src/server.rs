@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::connection::internet;
@@ -174,6 +175,18 @@ impl RunningServer {
         }
         report
     }
+
+    /// Asks a worker to end this server. `None`: the worker has stopped.
+    fn drain_on(&self, worker: usize, start: Instant, limit: Duration) -> Option<mpsc::Receiver<u64>> {
+        let number = self.number;
+        loop {
+            match self.runtime.spawn_on(worker, move || drain(number, start, limit)) {
+                Ok(reply) => return Some(reply),
+                Err(perihelion_runtime::Error::MailboxFull) => thread::yield_now(), // it empties
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 impl Service for RunningServer {
@@ -182,10 +195,9 @@ impl Service for RunningServer {
     /// Stops accepting, lets channels finish what they have received and send what they have written, and resets
     /// those that are not done within the limit.
     fn stop(self, limit: Duration) -> ServerReport {
-        let deadline = Instant::now() + limit;
-        let waiting: Vec<mpsc::Receiver<u64>> = (0..self.runtime.workers())
-            .filter_map(|worker| self.runtime.spawn_on(worker, move || drain(self.number, deadline)).ok())
-            .collect();
+        let start = Instant::now();
+        let waiting: Vec<mpsc::Receiver<u64>> =
+            (0..self.runtime.workers()).filter_map(|worker| self.drain_on(worker, start, limit)).collect();
         // A worker that has stopped has no channel left, and gives no answer.
         let aborted = waiting.into_iter().filter_map(|reply| reply.recv().ok()).sum();
         ServerReport { aborted, ..self.report() }
@@ -193,7 +205,7 @@ impl Service for RunningServer {
 }
 
 /// Ends a server on this worker. Gives how many channels had to be reset.
-async fn drain(number: u64, deadline: Instant) -> u64 {
+async fn drain(number: u64, start: Instant, limit: Duration) -> u64 {
     let group = GROUPS.with_borrow_mut(|groups| {
         let at = groups.iter().position(|(other, _)| *other == number)?;
         Some(groups.swap_remove(at).1)
@@ -204,8 +216,7 @@ async fn drain(number: u64, deadline: Instant) -> u64 {
         defer(move |io: &mut Io| io.notify_all(Notice { group, order }));
     };
     order(Order::Close);
-    let left = deadline.saturating_duration_since(Instant::now());
-    if timeout(left, group.drained()).await.is_ok() {
+    if timeout(limit.saturating_sub(start.elapsed()), group.drained()).await.is_ok() {
         return 0;
     }
     let aborted = group.open() as u64;

@@ -113,7 +113,7 @@ impl Host {
             self.runner.resume(&mut self.channel);
             worked = true;
         }
-        while self.runner.wants_bytes() {
+        while self.runner.wants_bytes(true) {
             if let Some(chunk) = self.inbox.pop_front() {
                 self.runner.received(&mut self.channel, chunk);
             } else if std::mem::take(&mut self.ends) {

@@ -73,11 +73,11 @@ fn chunks_that_come_unwanted_are_kept() {
     for byte in frames(&["?one", "two", "three"]) {
         host.push([byte]);
     }
-    assert!(!host.runner.wants_bytes());
+    assert!(!host.runner.wants_bytes(true));
     gate.open("1");
     host.run();
     assert_eq!(texts(&host.sent), ["one=1", "two", "three"]);
-    assert!(host.runner.wants_bytes());
+    assert!(host.runner.wants_bytes(true));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn the_end_waits_for_what_came_before_it() {
     let mut host = Host::new(codec(length()).then(LookUp { gate: gate.clone() }).tail(Echo));
     host.feed(frame("?x")).feed(frame("y")).feed_end().run();
     assert_eq!(host.closed, None);
-    assert!(!host.runner.wants_bytes(), "nothing comes after an end");
+    assert!(!host.runner.wants_bytes(true), "nothing comes after an end");
     gate.open("1");
     host.run();
     assert_eq!(texts(&host.sent), ["x=1", "y"]);
@@ -94,15 +94,48 @@ fn the_end_waits_for_what_came_before_it() {
 }
 
 #[test]
-fn a_close_drops_what_waits() {
+fn a_close_from_outside_waits_for_what_was_received() {
     let gate = Gate::new();
     let mut host = Host::new(codec(length()).then(LookUp { gate: gate.clone() }).tail(Echo));
     host.feed(frame("?x")).feed(frame("y")).run();
     host.close();
+    host.run();
+    assert_eq!(host.closed, None);
+    host.push(frame("too late"));
+    gate.open("1");
+    host.run();
+    assert_eq!(texts(&host.sent), ["x=1", "y"]);
     assert_eq!(host.closed, Some(None));
+}
+
+#[test]
+fn a_broken_connection_drops_what_waits() {
+    let gate = Gate::new();
+    let mut host = Host::new(codec(length()).then(LookUp { gate: gate.clone() }).tail(Echo));
+    host.feed(frame("?x")).feed(frame("y")).run();
+    host.fail(Error::msg("reset"));
     gate.open("1");
     host.run();
     assert_eq!(host.sent, b"");
+}
+
+#[test]
+fn a_close_from_outside_ends_a_pause() {
+    struct Pauses;
+    impl Tail for Pauses {
+        type In = Bytes;
+        type Out = Bytes;
+        fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+            cx.pause();
+            cx.write(msg)
+        }
+    }
+    let mut host = Host::new(codec(length()).tail(Pauses));
+    host.feed(frame("a")).feed(frame("b")).run();
+    host.close();
+    host.run();
+    assert_eq!(texts(&host.sent), ["a"]);
+    assert_eq!(host.closed, Some(None));
 }
 
 /// Splits a message into its bytes: many messages of one.

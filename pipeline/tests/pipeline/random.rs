@@ -180,6 +180,15 @@ impl Tail for Counting {
 }
 
 #[derive(Clone, Debug)]
+enum Codecs {
+    /// A message is what was received together.
+    None,
+    Length,
+    /// A length codec on a length codec, whose frames cut the inner stream into pieces of these sizes.
+    Nested(Vec<usize>),
+}
+
+#[derive(Clone, Debug)]
 struct Plan {
     /// How long each frame is.
     frames: Vec<usize>,
@@ -191,8 +200,7 @@ struct Plan {
     windows: Vec<usize>,
     limits: (usize, usize, u32),
     scripts: [Vec<Act>; 2],
-    /// A length codec on a length codec, whose frames cut the inner stream at these points.
-    nested: Option<Vec<usize>>,
+    codecs: Codecs,
     pause_every: u64,
     /// Chunks come whether they are wanted or not.
     pushed: bool,
@@ -209,15 +217,23 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn codecs() -> impl Strategy<Value = Codecs> {
+    prop_oneof![
+        1 => Just(Codecs::None),
+        2 => Just(Codecs::Length),
+        2 => vec(1..90usize, 1..6).prop_map(Codecs::Nested),
+    ]
+}
+
 fn plan() -> impl Strategy<Value = Plan> {
     (
         (vec(0..40usize, 0..40), prop::bool::weighted(0.1), vec(1..200usize, 1..8), vec(0..3usize, 1..4)),
         (vec(0..300usize, 1..5), (0..200usize, 0..200usize, 1..9u32)),
-        (vec(act(), 1..5), vec(act(), 1..5), prop::option::of(vec(1..90usize, 1..6))),
+        (vec(act(), 1..5), vec(act(), 1..5), codecs()),
         (0..6u64, any::<bool>()),
     )
         .prop_map(
-            |((frames, large, cuts, turns), (windows, limits), (a, b, nested), (pause_every, pushed))| Plan {
+            |((frames, large, cuts, turns), (windows, limits), (a, b, codecs), (pause_every, pushed))| Plan {
                 frames,
                 large,
                 cuts,

@@ -42,8 +42,8 @@ fn a_request_in_progress_is_dropped_when_the_channel_closes() {
         Ok(line)
     }));
     host.feed("x\r\n").run();
-    host.close();
-    assert_eq!(host.closed, Some(None));
+    host.fail(Error::msg("reset"));
+    assert_eq!(host.closed, Some(Some("reset".into())));
     assert!(dropped.get());
 }
 

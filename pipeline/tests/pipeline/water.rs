@@ -34,7 +34,7 @@ fn above_the_high_mark_reading_stops_and_below_the_low_mark_it_goes_on() {
     host.window = 0;
     host.feed(frames(&["123456"; 6])).feed(frame("7")).feed_end().run();
     assert_eq!(log.take(), ["10 true", "20 true", "30 true", "40 false", "writable false"]);
-    assert!(!host.runner.wants_bytes());
+    assert!(!host.runner.wants_bytes(true));
     host.window = 24;
     host.turn();
     assert_eq!(log.take(), [""; 0], "16 bytes are left");

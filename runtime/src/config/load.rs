@@ -19,7 +19,7 @@ impl Config {
         let origin = file.as_ref().display().to_string();
         let text = std::fs::read_to_string(file)
             .map_err(|cause| Error::InvalidConfig { origin: origin.clone(), cause: cause.to_string() })?;
-        read(&origin, &text, std::env::vars())
+        read(&origin, &text, environment())
     }
 
     /// The defaults, and the environment over them.
@@ -27,7 +27,7 @@ impl Config {
     /// # Errors
     /// As for [`load`](Config::load).
     pub fn from_env() -> Result<Config, Error> {
-        read("the environment", "", std::env::vars())
+        read("the environment", "", environment())
     }
 
     /// Reads TOML text alone.
@@ -37,6 +37,12 @@ impl Config {
     pub fn parse(text: &str) -> Result<Config, Error> {
         read("configuration", text, std::iter::empty())
     }
+}
+
+/// A variable of others may be no text; one of ours that isn't has no value that any key takes.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 fn read(origin: &str, text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Config, Error> {

@@ -35,7 +35,7 @@ impl Timers {
 
     pub(crate) fn insert(&mut self, deadline: Instant, target: Target) -> TimerId {
         let since = deadline.saturating_duration_since(self.start);
-        let tick = since.as_nanos().div_ceil(1_000_000) as u64;
+        let tick = u64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         TimerId(self.wheel.insert(tick, target))
     }
 
@@ -68,6 +68,9 @@ impl Timers {
     }
 }
 
+/// Stands for a time that is too long to be added to the present: a century.
+const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
+
 /// Waits for a while. See [`sleep`].
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct Sleep {
@@ -80,7 +83,8 @@ pub struct Sleep {
 /// # Panics
 /// When polled outside a worker.
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(Instant::now() + duration)
+    let now = Instant::now();
+    sleep_until(now.checked_add(duration).unwrap_or(now + FOREVER))
 }
 
 /// Waits until this point in time, or a little longer.
