@@ -193,14 +193,11 @@ impl Runner {
     }
 
     /// Asks for an orderly close from outside. When what has been received is done, it travels from the tail to the
-    /// transport behind what was written; a stage may keep it back until it has sent what it holds. A pause ends it
-    /// at once, since nobody may end the pause.
+    /// transport behind what was written; a stage may keep it back until it has sent what it holds. In a
+    /// pause it closes at once, since nobody may end the pause.
     pub fn close(&mut self, ch: &mut Channel) {
         if self.link.is_closing() {
             return;
-        }
-        if self.link.is_paused() {
-            return self.close_now(ch);
         }
         self.end = End::Close;
         self.read_waiting(ch);
@@ -268,6 +265,10 @@ impl Runner {
                     break;
                 }
             }
+        }
+        if self.end == End::Close && self.link.is_paused() {
+            self.end = End::Passed;
+            self.close_now(ch);
         }
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new(); // an idle channel keeps no memory for it

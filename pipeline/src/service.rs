@@ -51,14 +51,12 @@ impl<In: 'static, Out: 'static> Service<In, Out> {
             // It never ends: it waits for the next request, or inside the present one.
             let _ = driver.as_mut().poll(&mut Context::from_waker(ch.waker()));
         }
-        let result = match self.exchange.reply.take() {
+        match self.exchange.reply.take() {
             None => return Step::Held,
-            Some(reply) => reply.and_then(|reply| out.write(ch, reply)),
-        };
-        self.busy = false;
-        if let Err(error) = result {
-            ch.fail(error);
+            Some(Ok(reply)) => out.write(ch, reply).unwrap_or_else(|error| ch.fail(error)),
+            Some(Err(error)) => ch.fail(error),
         }
+        self.busy = false;
         Step::Ready
     }
 }

@@ -12,13 +12,24 @@ use crate::local::Local;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads are started when all that are there have work, up to the limit, and end with the pool.
+/// Threads are started when there are more calls than threads, up to the limit, and end with the pool.
 pub(crate) struct BlockingPool {
     jobs: Sender<Job>,
     waiting: Receiver<Job>,
     threads: AtomicUsize,
     threads_max: usize,
-    idle: Arc<AtomicUsize>,
+    /// Calls that run or wait for a thread.
+    calls: Arc<AtomicUsize>,
+    calls_max: usize,
+}
+
+/// A call that runs or waits.
+struct Call(Arc<AtomicUsize>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A blocking call that gave no result.
@@ -45,35 +56,32 @@ impl std::error::Error for BlockingError {}
 
 impl BlockingPool {
     pub(crate) fn new(threads_max: usize, queue: usize) -> Self {
-        let (jobs, waiting) = crossbeam_channel::bounded(queue);
-        BlockingPool { jobs, waiting, threads: AtomicUsize::new(0), threads_max, idle: Arc::default() }
+        let (jobs, waiting) = crossbeam_channel::unbounded();
+        let (threads, calls) = (AtomicUsize::new(0), Arc::default());
+        let calls_max = threads_max.saturating_add(queue);
+        BlockingPool { jobs, waiting, threads, threads_max, calls, calls_max }
     }
 
-    fn run(&self, job: Job) -> Result<(), BlockingError> {
-        self.jobs.try_send(job).map_err(|_| BlockingError::QueueFull)?;
-        if self.idle.load(Ordering::SeqCst) <= self.waiting.len() {
+    fn call(&self) -> Result<Call, BlockingError> {
+        let one_more = |calls| (calls < self.calls_max).then_some(calls + 1);
+        let counted = self.calls.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        counted.map(|_| Call(Arc::clone(&self.calls))).map_err(|_| BlockingError::QueueFull)
+    }
+
+    fn run(&self, job: Job) {
+        // It can't fail: the pool has a receiver too.
+        let _ = self.jobs.send(job);
+        let threads_max = self.threads_max.min(self.calls.load(Ordering::SeqCst));
+        let one_more = |threads| (threads < threads_max).then_some(threads + 1);
+        if self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok() {
             self.start_thread();
         }
-        Ok(())
     }
 
     fn start_thread(&self) {
-        let below = |threads| (threads < self.threads_max).then_some(threads + 1);
-        if self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).is_err() {
-            return;
-        }
-        let (jobs, idle) = (self.waiting.clone(), Arc::clone(&self.idle));
-        let work = move || {
-            loop {
-                idle.fetch_add(1, Ordering::SeqCst);
-                let job = jobs.recv();
-                idle.fetch_sub(1, Ordering::SeqCst);
-                match job {
-                    Ok(job) => job(),
-                    Err(_) => break, // the pool is gone
-                }
-            }
-        };
+        let jobs = self.waiting.clone();
+        // Until the pool is gone.
+        let work = move || jobs.into_iter().for_each(|job| job());
         if let Err(error) = thread::Builder::new().name("perihelion-blocking".into()).spawn(work) {
             self.threads.fetch_sub(1, Ordering::SeqCst);
             tracing::error!(%error, "a thread for blocking calls can't be started");
@@ -92,10 +100,12 @@ impl BlockingPool {
 pub async fn run_blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, BlockingError> {
+    let counted = Local::with(|local| local.blocking.call())?;
     let slot = Arc::new(Mutex::new(Slot { result: None, waiter: None }));
     let theirs = Arc::clone(&slot);
     let job = Box::new(move || {
         let result = catch_unwind(AssertUnwindSafe(call)).map_err(|_| BlockingError::Panicked);
+        drop(counted); // before anybody hears of the result, and asks for more
         let waiter = {
             let mut slot = theirs.lock().expect("no thread panics while it holds the lock");
             slot.result = Some(result);
@@ -105,7 +115,7 @@ pub async fn run_blocking<T: Send + 'static>(
             waiter.wake();
         }
     });
-    Local::with(|local| local.blocking.run(job))?;
+    Local::with(|local| local.blocking.run(job));
     std::future::poll_fn(|task| {
         let mut slot = slot.lock().expect("no thread panics while it holds the lock");
         match slot.result.take() {

@@ -1,8 +1,9 @@
 //! What reaches a worker from other threads: messages, tasks that became ready, and endpoints that were woken.
 
 use async_task::Runnable;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::awake::Awake;
@@ -19,8 +20,13 @@ pub(crate) enum Woken {
 }
 
 /// The senders' side of a worker's mailbox. Both queues are looked at once a turn.
+///
+/// Messages are bounded by a count beside their queue: a bounded queue of `crossbeam` keeps what is in it when its
+/// receiver is dropped, and whoever waits for the answer to such a message would wait for ever.
 pub(crate) struct Mailbox {
     messages: Sender<Message>,
+    /// How many more messages there may be.
+    room: Arc<AtomicUsize>,
     woken: Sender<Woken>,
     pub(crate) awake: Awake,
     /// Wakes the worker from its sleep in the kernel.
@@ -29,7 +35,8 @@ pub(crate) struct Mailbox {
 
 /// The worker's side.
 pub(crate) struct Inbox {
-    pub(crate) messages: Receiver<Message>,
+    messages: Receiver<Message>,
+    room: Arc<AtomicUsize>,
     pub(crate) woken: Receiver<Woken>,
 }
 
@@ -38,19 +45,19 @@ pub(crate) struct EventCounter(std::fs::File);
 
 impl Mailbox {
     pub(crate) fn new(capacity: usize) -> Result<(Mailbox, Inbox), Error> {
-        let (messages, message_inbox) = crossbeam_channel::bounded(capacity);
+        let (messages, message_inbox) = crossbeam_channel::unbounded();
         let (woken, woken_inbox) = crossbeam_channel::unbounded();
-        let mailbox = Mailbox { messages, woken, awake: Awake::new(), event: EventCounter::new()? };
-        Ok((mailbox, Inbox { messages: message_inbox, woken: woken_inbox }))
+        let room = Arc::new(AtomicUsize::new(capacity));
+        let inbox = Inbox { messages: message_inbox, room: Arc::clone(&room), woken: woken_inbox };
+        Ok((Mailbox { messages, room, woken, awake: Awake::new(), event: EventCounter::new()? }, inbox))
     }
 
     /// # Errors
     /// [`Error::MailboxFull`] or [`Error::Stopped`]: the message is dropped.
     pub(crate) fn send(&self, message: Message) -> Result<(), Error> {
-        self.messages.try_send(message).map_err(|refused| match refused {
-            TrySendError::Full(_) => Error::MailboxFull,
-            TrySendError::Disconnected(_) => Error::Stopped,
-        })?;
+        let less = |room: usize| room.checked_sub(1);
+        self.room.fetch_update(Relaxed, Relaxed, less).map_err(|_| Error::MailboxFull)?;
+        self.messages.send(message).map_err(|_| Error::Stopped)?;
         self.notify();
         Ok(())
     }
@@ -75,8 +82,26 @@ impl Mailbox {
 }
 
 impl Inbox {
+    /// The next message.
+    pub(crate) fn message(&self) -> Option<Message> {
+        let message = self.messages.try_recv().ok()?;
+        self.room.fetch_add(1, Relaxed);
+        Some(message)
+    }
+
+    pub(crate) fn messages(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.woken.is_empty()
+    }
+}
+
+impl Drop for Inbox {
+    /// A mailbox whose worker is gone is never full: it says that the worker is gone.
+    fn drop(&mut self) {
+        self.room.store(usize::MAX, Relaxed);
     }
 }
 

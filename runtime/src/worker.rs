@@ -95,8 +95,8 @@ impl Worker {
             }
         }
         // Those that come in meanwhile wait for the next turn.
-        for _ in 0..self.inbox.messages.len() {
-            let Ok(message) = self.inbox.messages.try_recv() else { break };
+        for _ in 0..self.inbox.messages() {
+            let Some(message) = self.inbox.message() else { break };
             self.guard("a message", |worker| message(&mut worker.io));
         }
     }

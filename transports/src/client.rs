@@ -97,8 +97,12 @@ impl Client {
     {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
-            let socket = socket::for_connect(*address, &self.tcp)?;
-            match connect(socket, *address, self.group.config.connect()).await {
+            // A family that this machine doesn't have is a failed attempt too.
+            let attempt = match socket::for_connect(*address, &self.tcp) {
+                Ok(socket) => connect(socket, *address, self.group.config.connect()).await,
+                Err(error) => Err(error),
+            };
+            match attempt {
                 Ok(connected) => return Ok(self.channel(connected, pipeline)),
                 Err(error) => last = error,
             }

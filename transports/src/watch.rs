@@ -9,7 +9,8 @@ use std::task::{Poll, Waker};
 #[derive(Default)]
 pub(crate) struct Watch {
     stage: RefCell<Stage>,
-    waiter: RefCell<Option<Waker>>,
+    /// Those who wait for the end.
+    waiting: RefCell<Vec<Waker>>,
     wants_close: Cell<bool>,
 }
 
@@ -33,9 +34,7 @@ impl Watch {
 
     pub(crate) fn closed(&self, reason: Option<String>) {
         self.stage.replace(Stage::Closed(reason));
-        if let Some(waiter) = self.waiter.take() {
-            waiter.wake();
-        }
+        self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn take_close(&self) -> bool {
@@ -60,7 +59,10 @@ impl ChannelHandle {
         poll_fn(|task| match &*self.0.stage.borrow() {
             Stage::Closed(reason) => Poll::Ready(reason.clone()),
             _ => {
-                self.0.waiter.replace(Some(task.waker().clone()));
+                let mut waiting = self.0.waiting.borrow_mut();
+                if !waiting.iter().any(|waker| waker.will_wake(task.waker())) {
+                    waiting.push(task.waker().clone());
+                }
                 Poll::Pending
             }
         })

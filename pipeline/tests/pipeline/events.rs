@@ -1,5 +1,7 @@
 //! The events of a channel's life, and their order.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -130,6 +132,72 @@ fn received_memory_is_given_back() {
     assert_eq!(in_use.load(Ordering::Relaxed), 2);
     host.fail(Error::msg("reset"));
     assert_eq!(in_use.load(Ordering::Relaxed), 0, "what waits is dropped at the close");
+}
+
+/// Gives what is put into its box, when it is asked and without a byte received.
+struct Boxed(Rc<Cell<Option<Bytes>>>);
+
+impl Protocol for Boxed {
+    type Frame = Bytes;
+    type Item = Bytes;
+    fn read(&mut self, _wire: &mut Wire<'_>, _input: &mut Input) -> Result<Flow<Bytes>> {
+        Ok(self.0.take().map_or(Flow::Done, Flow::Next))
+    }
+    fn write(&mut self, wire: &mut Wire<'_>, item: Bytes) -> Result<()> {
+        wire.output().put_bytes(item);
+        Ok(())
+    }
+}
+
+#[test]
+fn read_complete_comes_for_what_a_wake_up_brought() {
+    let (log, put) = (Log::default(), Rc::new(Cell::new(None)));
+    let mut host = Host::new(codec(Boxed(put.clone())).then(spy("s", &log)).tail(Echo));
+    host.run();
+    log.take();
+    put.set(Some("x".into()));
+    host.wake();
+    host.run();
+    assert_eq!(log.take(), ["s:read", "s:write", "s:read_complete"]);
+}
+
+/// Is paused from the start, until it is flushed for the third time.
+struct Late {
+    flushes: u32,
+}
+
+impl Handler for Late {
+    type In = Bytes;
+    type Next = Bytes;
+    type Write = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, _cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<Flow<Bytes>> {
+        Ok(Flow::Next(msg))
+    }
+    fn write(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+    fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.pause();
+        Ok(())
+    }
+    fn flush(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        self.flushes += 1;
+        if self.flushes == 3 {
+            cx.resume();
+        }
+        cx.flush()
+    }
+}
+
+#[test]
+fn what_comes_before_a_wake_up_is_heard_does_not_overtake_what_waits() {
+    let mut host = Host::new(transport().then(Late { flushes: 0 }).tail(Echo));
+    for chunk in ["a", "b", "c", "d"] {
+        host.push(chunk);
+    }
+    host.run();
+    assert_eq!(host.text(), "abcd");
 }
 
 /// Keeps the channel open when the other side sends no more, and says good-bye by itself.

@@ -136,6 +136,16 @@ fn a_close_from_outside_ends_a_pause() {
     host.run();
     assert_eq!(texts(&host.sent), ["a"]);
     assert_eq!(host.closed, Some(None));
+
+    // And one that begins while what was received is being done.
+    let gate = Gate::new();
+    let mut host = Host::new(codec(length()).then(LookUp { gate: gate.clone() }).tail(Pauses));
+    host.feed(frame("?a")).feed(frame("b")).run();
+    host.close();
+    gate.open("1");
+    host.run();
+    assert_eq!(texts(&host.sent), ["a=1"]);
+    assert_eq!(host.closed, Some(None));
 }
 
 /// Splits a message into its bytes: many messages of one.

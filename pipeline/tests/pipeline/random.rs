@@ -12,7 +12,7 @@ use perihelion_pipeline::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::common::{Host, cut, frame, frames, length, unframe};
+use crate::common::{Host, cut, frames, length, unframe};
 
 /// What a stage does with a message. Futures and waits are pending for a number of times, and wake themselves.
 #[derive(Clone, Debug)]
@@ -241,7 +241,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 windows,
                 limits,
                 scripts: [a, b],
-                nested,
+                codecs,
                 pause_every,
                 pushed,
             },
@@ -255,7 +255,16 @@ fn run(plan: Plan) {
         let n = if plan.large && i % 7 == 3 { n + BY_REFERENCE_BYTES } else { *n };
         byte.by_ref().take(n).map(|at: u32| (at % 251) as u8).collect::<Bytes>()
     };
-    let messages: Vec<Bytes> = plan.frames.iter().enumerate().map(payload).collect();
+    let mut messages: Vec<Bytes> = plan.frames.iter().enumerate().map(payload).collect();
+    let wire = match &plan.codecs {
+        Codecs::None => messages.concat(),
+        Codecs::Length => frames(&messages),
+        Codecs::Nested(cuts) => frames(&cut(&frames(&messages), cuts)),
+    };
+    let chunks = cut(&wire, &plan.cuts);
+    if let Codecs::None = plan.codecs {
+        messages = chunks.iter().map(|chunk| Bytes::copy_from_slice(chunk)).collect();
+    }
     let expected = Scripted::model(&plan.scripts[1], Scripted::model(&plan.scripts[0], messages.clone()));
 
     let (writer, delivered) = (Writer::new(2), Rc::new(Cell::new(0)));
@@ -267,19 +276,13 @@ fn run(plan: Plan) {
         total: 0,
     };
     let [a, b] = plan.scripts.map(Scripted::new);
-    let pipeline = codec(length()).then(a).then(b).tail_with_writer(tail, &writer);
-
     let (high_water_bytes, low_water_bytes, messages_per_turn) = plan.limits;
     let limits = Limits { high_water_bytes, low_water_bytes, messages_per_turn };
-    let (mut host, wire) = match &plan.nested {
-        None => (Host::with_limits(pipeline, limits), frames(&messages)),
-        Some(cuts) => {
-            let nested = codec(length()).pipeline(pipeline);
-            (
-                Host::with_limits(nested, limits),
-                cut(&frames(&messages), cuts).into_iter().flat_map(frame).collect(),
-            )
-        }
+    let pipeline = transport().then(a).then(b).tail_with_writer(tail, &writer);
+    let mut host = match &plan.codecs {
+        Codecs::None => Host::with_limits(pipeline, limits),
+        Codecs::Length => Host::with_limits(codec(length()).pipeline(pipeline), limits),
+        Codecs::Nested(_) => Host::with_limits(codec(length()).codec(length()).pipeline(pipeline), limits),
     };
     host.task = Box::new(move || {
         let resumes = paused.get() && writer.try_write(RESUME.into()).is_ok();
@@ -295,7 +298,7 @@ fn run(plan: Plan) {
         worked
     };
     for ((chunk, turns), window) in
-        cut(&wire, &plan.cuts).into_iter().zip(plan.turns.iter().cycle()).zip(plan.windows.iter().cycle())
+        chunks.into_iter().zip(plan.turns.iter().cycle()).zip(plan.windows.iter().cycle())
     {
         host.window = *window;
         for _ in 0..*turns {
@@ -313,11 +316,11 @@ fn run(plan: Plan) {
     while turn(&mut host) {}
 
     assert!(host.has_received_all(), "it came to rest with input left");
-    let sent = match plan.nested {
-        None => unframe(&host.sent),
-        Some(_) => unframe(&unframe(&host.sent).concat()),
-    };
-    assert_eq!(sent, expected);
+    match plan.codecs {
+        Codecs::None => assert_eq!(host.sent, expected.concat()),
+        Codecs::Length => assert_eq!(unframe(&host.sent), expected),
+        Codecs::Nested(_) => assert_eq!(unframe(&unframe(&host.sent).concat()), expected),
+    }
     assert_eq!(host.closed, Some(None));
 }
 

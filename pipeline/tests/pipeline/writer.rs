@@ -1,7 +1,9 @@
 //! Writing from beside the pipeline.
 
 use std::pin::pin;
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use perihelion_pipeline::*;
@@ -10,6 +12,16 @@ use crate::common::{Echo, Host, Log, frame, length, spy, texts};
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut TaskContext::from_waker(Waker::noop()))
+}
+
+/// Counts the wake-ups of a task.
+#[derive(Default)]
+struct Task(AtomicUsize);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -81,12 +93,16 @@ fn those_who_wait_for_room_go_on_in_turn() {
     let writer = Writer::new(1);
     let mut host = Host::new(codec(length()).tail_with_writer(Echo, &writer));
     let mut writes: Vec<_> = (0..5).map(|n| Box::pin(writer.write(n.to_string().into()))).collect();
+    let task = Arc::new(Task::default());
+    let waker = Waker::from(task.clone());
     while !writes.is_empty() {
-        if let Poll::Ready(result) = poll(&mut writes[0]) {
+        if let Poll::Ready(result) = writes[0].as_mut().poll(&mut TaskContext::from_waker(&waker)) {
             result.unwrap();
             drop(writes.remove(0));
         } else {
+            task.0.store(0, Ordering::Relaxed);
             host.run();
+            assert_eq!(task.0.load(Ordering::Relaxed), 1, "there is room again");
         }
     }
     host.run();

@@ -4,6 +4,7 @@ mod wheel;
 
 use std::fmt;
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -71,11 +72,17 @@ impl Timers {
 /// Stands for a time that is too long to be added to the present: a century.
 const FOREVER: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
-/// Waits for a while. See [`sleep`].
+/// Waits for a while. See [`sleep`]. It stays on the worker that has its timer:
+///
+/// ```compile_fail,E0277
+/// fn move_to_another_worker(_: impl Send) {}
+/// move_to_another_worker(perihelion_runtime::sleep(std::time::Duration::ZERO));
+/// ```
 #[must_use = "futures do nothing unless they are awaited"]
 pub struct Sleep {
     deadline: Instant,
     timer: Option<TimerId>,
+    _this_worker: PhantomData<*const ()>,
 }
 
 /// Waits for at least this long, to the millisecond.
@@ -92,7 +99,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// # Panics
 /// When polled outside a worker.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, timer: None }
+    Sleep { deadline, timer: None, _this_worker: PhantomData }
 }
 
 impl Future for Sleep {

@@ -2,9 +2,9 @@
 //!
 //! For speed: one system call a turn, with a registered ring descriptor and deferred task work;
 //! multishot accept and receive, so that data costs no submission; sending straight from the
-//! provided buffer that it came in; one send for all that a turn received on a connection. That
-//! last one counts most: a message cut into pieces that are sent one by one costs up to six times
-//! as much, which is also why buffers are large. Closing goes through the ring as well.
+//! provided buffer that it came in, few and hot ones in rotation; one send for all that a turn
+//! received on a connection. That last one counts most: a message that is cut into pieces which are
+//! sent one by one costs up to six times as much. Closing goes through the ring as well.
 //!
 //! 1. A connection leaves its slot only when the kernel holds no request of it: nothing armed, no
 //!    send in flight. So no completion is ever stale.

@@ -1,0 +1,305 @@
+//! Clients: connecting, and how that fails; closing, from both sides; writing from beside the pipeline.
+
+mod common;
+
+use common::*;
+use perihelion::prelude::*;
+use perihelion::transports;
+use socket2::{Domain, Socket, Type};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+/// Says something first, and notes what comes.
+struct Caller {
+    first: &'static str,
+    journal: Journal,
+}
+
+impl Tail for Caller {
+    type In = String;
+    type Out = String;
+    fn open(&mut self, cx: &mut Context<'_, String>) -> Result<()> {
+        cx.write(self.first.into())
+    }
+    fn read(&mut self, _cx: &mut Context<'_, String>, line: String) -> Result<()> {
+        self.journal.note(line);
+        Ok(())
+    }
+    fn closed(&mut self, _why: Option<&Error>) {
+        self.journal.note("closed");
+    }
+}
+
+fn caller(first: &'static str, journal: &Journal) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+    codec(Lines::lf(1 << 20)).tail(Caller { first, journal: journal.clone() })
+}
+
+/// Answers lines; `bye` with the end, `die` with a reset.
+fn lines(_: &Connection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+    struct Answer;
+    impl Tail for Answer {
+        type In = String;
+        type Out = String;
+        fn read(&mut self, cx: &mut Context<'_, String>, line: String) -> Result<()> {
+            match &line[..] {
+                "bye" => cx.close(),
+                "die" => std::panic::resume_unwind(Box::new("on purpose")),
+                _ => cx.write(line),
+            }
+        }
+    }
+    codec(Lines::lf(1 << 20)).tail(Answer)
+}
+
+/// Connects on the runtime with this pipeline, and waits for the end. Gives the reason.
+fn call(fixture: &Fixture, address: Address, first: &'static str, journal: &Journal) -> Option<String> {
+    let (config, journal) = (fixture.config().clone(), journal.clone());
+    let result = fixture.block_on(move || async move {
+        let channel = Client::new(&config).connect(&address, caller(first, &journal)).await?;
+        Ok::<_, transports::Error>(channel.closed().await)
+    });
+    result.unwrap().unwrap()
+}
+
+/// What connecting there says.
+fn refusal(fixture: &Fixture, address: &str) -> String {
+    let (config, address) = (fixture.config().clone(), address.parse::<Address>().unwrap());
+    let connect = move || async move {
+        let pipeline = codec(Raw).tail(Echo);
+        Client::new(&config).connect(&address, pipeline).await.err().map(|error| error.to_string())
+    };
+    fixture.block_on(connect).unwrap().expect("nobody is there")
+}
+
+#[test]
+fn a_client_hears_of_the_end_and_its_reason() {
+    for any in [V4, V6] {
+        let fixture = Fixture::new();
+        let (server, _) = fixture.serve_on(any, lines);
+        let journal = Journal::default();
+        assert_eq!(call(&fixture, server.address(), "bye", &journal), None);
+        let reason = call(&fixture, server.address(), "die", &journal).unwrap();
+        assert_eq!(reason, "Connection reset by peer (os error 104)");
+        assert_eq!(journal.entries(), ["closed", "closed"]);
+        assert_eq!(fixture.stop_all(server).connections, 2);
+    }
+}
+
+#[test]
+fn a_client_closes_behind_what_it_has_written() {
+    let fixture = Fixture::new();
+    let server = TcpListener::bind(V4).unwrap();
+    let (address, config) = (server.local_addr().unwrap(), fixture.config().clone());
+    let journal = Journal::default();
+    let theirs = journal.clone();
+    let closed = fixture.spawn_on(0, move || async move {
+        let channel = Client::new(&config).connect_to(address, caller("hello", &theirs)).await.unwrap();
+        channel.close();
+        channel.closed().await
+    });
+    let (mut connection, _) = server.accept().unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut bytes = String::new();
+    connection.read_to_string(&mut bytes).unwrap();
+    assert_eq!(bytes, "hello\n");
+    assert!(journal.entries().is_empty(), "it waits for the other side's end");
+    drop(connection);
+    assert_eq!(closed.unwrap().recv().unwrap(), None);
+    assert_eq!(journal.entries(), ["closed"]);
+    fixture.stop();
+}
+
+#[test]
+fn everyone_who_waits_for_the_end_hears_of_it() {
+    let fixture = Fixture::new();
+    let (server, address) = fixture.serve(lines);
+    let config = fixture.config().clone();
+    let reasons = fixture.block_on(move || async move {
+        let pipeline = caller("hello", &Journal::default());
+        let channel = Rc::new(Client::new(&config).connect_to(address, pipeline).await.unwrap());
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let channel = Rc::clone(&channel);
+                spawn_local(async move { channel.closed().await })
+            })
+            .collect();
+        sleep(Duration::from_millis(1)).await; // they wait
+        channel.close();
+        let mut reasons = Vec::new();
+        for task in waiting {
+            reasons.push(task.await.unwrap());
+        }
+        reasons.push(channel.closed().await);
+        reasons
+    });
+    assert_eq!(reasons.unwrap(), [None, None, None, None]);
+    fixture.stop_all(server);
+}
+
+#[test]
+fn a_name_is_looked_up_and_all_its_addresses_are_tried() {
+    for any in [V4, V6] {
+        let fixture = Fixture::new();
+        let (server, address) = fixture.serve_on(any, lines);
+        let name = format!("localhost:{}", address.port());
+        if name.parse::<Address>().unwrap().resolve().unwrap().contains(&address) {
+            assert_eq!(call(&fixture, name.parse().unwrap(), "bye", &Journal::default()), None);
+        }
+        fixture.stop_all(server);
+    }
+}
+
+#[test]
+fn a_connection_that_is_refused_or_has_nowhere_to_go_is_an_error() {
+    let fixture = Fixture::new();
+    for any in [V4, V6] {
+        let free = TcpListener::bind(any).unwrap().local_addr().unwrap();
+        assert_eq!(
+            refusal(&fixture, &free.to_string()),
+            format!("can't connect to tcp://{free}: Connection refused (os error 111)")
+        );
+    }
+    let error = refusal(&fixture, "no-such-host.invalid:7000");
+    assert!(error.starts_with("tcp://no-such-host.invalid:7000 can't be resolved: "), "{error}");
+    fixture.stop();
+}
+
+/// A listener that takes nobody, with as many waiting for it as it lets wait: the kernel doesn't answer others.
+fn full_listener() -> (Socket, Vec<Socket>, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&V4.parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..8).map(|_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address); // goes on in the background
+        socket
+    });
+    let waiting = waiting.collect();
+    (listener, waiting, address.as_socket().unwrap())
+}
+
+#[test]
+fn a_connect_that_takes_too_long_is_an_error_that_names_the_limit() {
+    let fixture = Fixture::with(|config| config.channel.connect_ms = 50);
+    let (_listener, _waiting, address) = full_listener();
+    assert_eq!(
+        refusal(&fixture, &address.to_string()),
+        format!("can't connect to tcp://{address}: no answer within channel.connect_ms")
+    );
+    fixture.stop();
+}
+
+#[test]
+fn a_runtime_stops_while_a_client_connects() {
+    let fixture = Fixture::new();
+    let (_listener, _waiting, address) = full_listener();
+    let config = fixture.config().clone();
+    let connecting = fixture.spawn_on(0, move || async move {
+        let _ = Client::new(&config).connect_to(address, codec(Raw).tail(Echo)).await;
+    });
+    fixture.block_on(|| async { sleep(Duration::from_millis(5)).await }).unwrap();
+    fixture.stop();
+    assert!(connecting.unwrap().recv().is_err(), "it was dropped");
+}
+
+/// The client's writer is held up by a small queue before a server that does not read at first.
+#[test]
+fn a_writer_waits_for_a_server_that_reads_slowly() {
+    const LINES: usize = 10_000;
+    let line = |number: usize| format!("{number:01000}");
+    let fixture = Fixture::with(|config| config.tcp.send_buffer_bytes = 64 << 10);
+    let server = TcpListener::bind(V4).unwrap();
+    socket2::SockRef::from(&server).set_recv_buffer_size(64 << 10).unwrap();
+    let (address, config) = (server.local_addr().unwrap(), fixture.config().clone());
+    let (written, theirs) = (Arc::new(AtomicUsize::new(0)), Journal::default());
+    let (count, journal) = (Arc::clone(&written), theirs.clone());
+    let closed = fixture.spawn_on(0, move || async move {
+        let writer = Writer::new(4);
+        let pipeline = codec(Lines::lf(2_000))
+            .then(journal.stage())
+            .tail_with_writer(Caller { first: "first", journal: journal.clone() }, &writer);
+        let channel = Client::new(&config).connect_to(address, pipeline).await.unwrap();
+        for number in 0..LINES {
+            writer.write(line(number)).await.unwrap();
+            count.fetch_add(1, SeqCst);
+        }
+        writer.close();
+        assert!(writer.write("too late".into()).await.is_err());
+        channel.closed().await
+    });
+    let (mut connection, _) = server.accept().unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    theirs.wait_for("unwritable");
+    let mut before = usize::MAX;
+    eventually("the writer waits", || {
+        thread::sleep(Duration::from_millis(10));
+        std::mem::replace(&mut before, written.load(SeqCst)) == before
+    });
+    assert!(before < LINES / 2, "{before} lines were taken though nobody reads");
+    let mut text = String::new();
+    connection.read_to_string(&mut text).unwrap();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("first"));
+    assert!((0..LINES).all(|number| lines.next() == Some(&line(number))));
+    assert_eq!(lines.next(), None);
+    drop(connection);
+    assert_eq!(closed.unwrap().recv().unwrap(), None);
+    fixture.stop();
+}
+
+#[test]
+fn a_writer_whose_channel_breaks_is_told() {
+    let fixture = Fixture::new();
+    let server = TcpListener::bind(V4).unwrap();
+    let (address, config) = (server.local_addr().unwrap(), fixture.config().clone());
+    let written = fixture.spawn_on(0, move || async move {
+        let writer = Writer::new(4);
+        let pipeline = codec(Raw).tail_with_writer(Echo, &writer);
+        let channel = Client::new(&config).connect_to(address, pipeline).await.unwrap();
+        while writer.write(Bytes::from_static(&[0; 10_000])).await.is_ok() {}
+        (writer.is_closed(), channel.closed().await)
+    });
+    let (connection, _) = server.accept().unwrap();
+    (&connection).read_exact(&mut [0; 100]).unwrap();
+    reset(connection);
+    let (is_closed, reason) = written.unwrap().recv().unwrap();
+    assert!(is_closed);
+    let reason = reason.unwrap();
+    assert!(reason.contains("reset") || reason.contains("Broken pipe"), "{reason}");
+    fixture.stop();
+}
+
+/// Client and server on one worker, thousands of connections one after the other.
+#[test]
+fn clients_come_and_go() {
+    let fixture = Fixture::new();
+    let (server, address) = fixture.serve(lines);
+    let config = fixture.config().clone();
+    let reasons = fixture.block_on(move || async move {
+        let client = Client::new(&config);
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let client = client.clone();
+                spawn_local(async move {
+                    for _ in 0..100 {
+                        let pipeline = caller("bye", &Journal::default());
+                        let channel = client.connect_to(address, pipeline).await.unwrap();
+                        assert_eq!(channel.closed().await, None);
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    reasons.unwrap();
+    assert_eq!(fixture.stop_all(server).connections, 2_000);
+}
