@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 const MESSAGE: usize = 10_000;
-const MESSAGES: usize = 3_000;
+const MESSAGES: usize = 1_500;
 
 /// What the channel under test has held at most.
 type Most = Arc<AtomicUsize>;
@@ -62,13 +62,15 @@ fn numbered(number: usize) -> Bytes {
 }
 
 /// The kernel's own buffers are small here: they fill soon.
+const SOCKET_BUFFER: usize = 256 << 10;
+
 fn small_buffers(config: &mut Config) {
-    (config.tcp.send_buffer_bytes, config.tcp.receive_buffer_bytes) = (64 << 10, 64 << 10);
+    (config.tcp.send_buffer_bytes, config.tcp.receive_buffer_bytes) = (SOCKET_BUFFER, SOCKET_BUFFER);
 }
 
 fn connect_with_small_buffers(address: std::net::SocketAddr) -> TcpStream {
     let stream = connect(address);
-    socket2::SockRef::from(&stream).set_recv_buffer_size(64 << 10).unwrap();
+    socket2::SockRef::from(&stream).set_recv_buffer_size(SOCKET_BUFFER).unwrap();
     stream
 }
 
@@ -90,6 +92,7 @@ fn a_server_that_writes_much_waits_for_a_peer_that_does_not_read() {
         assert!(receive(&client) == numbered(number), "message {number}");
     }
     assert_eq!(read_to_end(&client), (vec![], End::InOrder));
+    drop((client, other));
     journal.wait_for("closed in order");
     assert!(journal.count("unwritable") > 10, "it waited again and again");
     let events = journal.entries();
@@ -102,14 +105,13 @@ fn a_server_that_writes_much_waits_for_a_peer_that_does_not_read() {
     let bound = fixture.config().channel.high_water_bytes + MESSAGE + 4;
     let most = most.load(SeqCst);
     assert!(most <= bound, "{most} bytes were held; at most {bound} may be");
-    drop((client, other));
     other_server.stop(DRAIN);
     fixture.stop_all(server);
 }
 
 #[test]
 fn an_echo_takes_no_more_than_its_client_reads() {
-    const TOTAL: usize = 4_000;
+    const TOTAL: usize = 2_000;
     let fixture = Fixture::with(small_buffers);
     let most = Most::default();
     let peak = Most::clone(&most);

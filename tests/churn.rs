@@ -43,11 +43,11 @@ fn live(address: SocketAddr, number: usize, mood: usize) {
     let expected = frame(long(request.as_bytes()));
     match mood {
         // An orderly life.
-        0..4 => return,
+        0..4 => {}
         // One that has asked for much, and leaves.
         4..6 => {
             send(&client, &request);
-            return reset(client);
+            reset(client);
         }
         // One that the server throws out in the middle of the answer.
         6..8 => {

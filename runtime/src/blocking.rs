@@ -81,7 +81,14 @@ impl BlockingPool {
     fn start_thread(&self) {
         let jobs = self.waiting.clone();
         // Until the pool is gone.
-        let work = move || jobs.into_iter().for_each(|job| job());
+        let work = move || {
+            for job in jobs {
+                // The call's own panic is its result. This is one of dropping a result that nobody wants.
+                if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                    tracing::error!("the unwanted result of a blocking call panicked");
+                }
+            }
+        };
         if let Err(error) = thread::Builder::new().name("perihelion-blocking".into()).spawn(work) {
             self.threads.fetch_sub(1, Ordering::SeqCst);
             tracing::error!(%error, "a thread for blocking calls can't be started");

@@ -4,12 +4,13 @@ use socket2::{SockAddr, SockRef};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::driver::{Driver, Outgoing};
+use crate::driver::{Close, Driver, Outgoing};
 use crate::endpoint::Endpoint;
 use crate::local::Local;
 use crate::timer::Target;
@@ -70,8 +71,13 @@ impl Io {
         make: impl FnOnce(&mut Io, EndpointId) -> E,
     ) -> Result<EndpointId, OwnedFd> {
         let id = self.driver.open(fd.into())?;
-        let endpoint = Box::new(make(self, id));
-        self.opened.push((id, endpoint));
+        match catch_unwind(AssertUnwindSafe(|| make(self, id))) {
+            Ok(endpoint) => self.opened.push((id, Box::new(endpoint))),
+            Err(panic) => {
+                self.driver.close(id, Close::Inline);
+                resume_unwind(panic);
+            }
+        }
         Ok(id)
     }
 
@@ -107,7 +113,8 @@ impl Io {
     /// Sends. The memory comes back with the completion.
     ///
     /// # Panics
-    /// While another connect or send of this endpoint is in flight.
+    /// While another connect or send of this endpoint is in flight, and with more than [`PIECES_MAX`](crate::PIECES_MAX)
+    /// pieces.
     #[inline]
     pub fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
         self.driver.send(id, outgoing);
@@ -123,7 +130,12 @@ impl Io {
 
     /// Cancels what is in flight and closes the descriptor. The endpoint is not called any more.
     pub fn close(&mut self, id: EndpointId) {
-        self.driver.close(id);
+        self.driver.close(id, Close::Inline);
+    }
+
+    /// Like [`close`](Io::close), for a descriptor whose closing can block (SO_LINGER): a thread of the kernel's does it.
+    pub fn close_in_background(&mut self, id: EndpointId) {
+        self.driver.close(id, Close::Background);
     }
 
     /// Like [`close`](Io::close); the other side of a TCP connection sees a reset.
@@ -132,7 +144,7 @@ impl Io {
             // Where it isn't a TCP socket there is nothing to reset.
             let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
         }
-        self.driver.close(id);
+        self.driver.close(id, Close::Inline);
     }
 
     /// Takes an endpoint's descriptor from the loop, when no operation on it is in flight. The endpoint is not called

@@ -12,8 +12,8 @@ use crate::{EndpointId, Error, Io};
 /// A message to a worker: it runs there, between two turns of channels.
 pub(crate) type Message = Box<dyn FnOnce(&mut Io) + Send>;
 
-/// What another thread has woken. A queue without a bound of its own: a task stands in it at most once, and an
-/// endpoint once for each waker that it had given away.
+/// What another thread has woken. The queue has no bound of its own: a task stands in it at most once, and an endpoint
+/// as often as others have woken it since its worker last looked.
 pub(crate) enum Woken {
     Endpoint(EndpointId),
     Task(Runnable),

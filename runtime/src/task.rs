@@ -31,15 +31,18 @@ impl fmt::Display for Aborted {
 
 impl std::error::Error for Aborted {}
 
-/// Runs a future on this worker. A panic in it goes on in whoever awaits the handle; the worker goes on.
+/// Runs a future on this worker. A panic in it goes on in whoever awaits the handle; the worker goes on. A panic
+/// while the future is dropped ends the process.
 ///
 /// # Panics
 /// Outside a worker.
 pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     Local::with(|local| {
         let key = local.tasks.0.borrow_mut().insert(Waker::noop().clone());
+        // Made here: a task that is dropped before it is polled has never run what is inside.
+        let registered = Registered(key);
         let future = async move {
-            let _registered = Registered(key);
+            let _registered = registered;
             let mut future = pin!(future);
             poll_fn(|task| future.as_mut().poll(task)).await
         };
@@ -54,8 +57,8 @@ pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> Joi
             if let Some(runnable) = runnable
                 && let Err(Woken::Task(unwanted)) = mailbox.wake(Woken::Task(runnable))
             {
-                // The worker is gone, and dropped the future before it went: only the header is left, which is to
-                // be forgotten rather than dropped on a foreign thread.
+                // The worker is gone, and it dropped every future before it went: only the header is left, which
+                // is to be forgotten rather than dropped on a foreign thread.
                 std::mem::forget(unwanted);
             }
         };
@@ -78,6 +81,10 @@ impl Drop for Registered {
 }
 
 impl Tasks {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
     /// Makes every task ready, so that it can be dropped.
     pub(crate) fn wake_all(&self) {
         let wakers: Vec<Waker> = self.0.borrow().iter().map(|(_, waker)| waker.clone()).collect();

@@ -29,9 +29,10 @@ pub(crate) struct Worker {
     inbox: Inbox,
     config: Rc<Config>,
     counters: Arc<Counters>,
-    /// Since when there has been nothing to do.
-    idle_since: Option<Instant>,
 }
+
+/// Timers that are handled before other work gets its turn.
+const TIMERS_PER_TURN: usize = 1024;
 
 impl Worker {
     pub(crate) fn new(
@@ -44,7 +45,7 @@ impl Worker {
         let driver = Driver::new(&config.runtime, mailbox.event()?)?;
         let config = Rc::new(config);
         let io = Io::new(driver, Rc::clone(&local), Rc::clone(&config));
-        Ok(Worker { io, endpoints: Vec::new(), local, mailbox, inbox, config, counters, idle_since: None })
+        Ok(Worker { io, endpoints: Vec::new(), local, mailbox, inbox, config, counters })
     }
 
     pub(crate) fn io(&self) -> &Io {
@@ -53,6 +54,12 @@ impl Worker {
 
     /// Runs until a message says stop. False when the kernel kept something.
     pub(crate) fn run(mut self) -> bool {
+        // A panic here is a defect, but also then the kernel must give back what it holds.
+        self.guard("a worker's event loop", Self::turns);
+        self.stop()
+    }
+
+    fn turns(&mut self) {
         while !self.io.stopping {
             self.before_kernel();
             let wait = self.wait();
@@ -66,7 +73,6 @@ impl Worker {
             self.complete();
             self.counters.publish(&self.io.driver.counts());
         }
-        self.stop()
     }
 
     fn before_kernel(&mut self) {
@@ -88,25 +94,28 @@ impl Worker {
         if self.inbox.is_empty() {
             return;
         }
-        while let Ok(woken) = self.inbox.woken.try_recv() {
+        // What comes in meanwhile waits for the next turn.
+        for _ in 0..self.inbox.woken.len() {
+            let Ok(woken) = self.inbox.woken.try_recv() else { break };
             match woken {
                 Woken::Endpoint(id) => self.local.wake_endpoint(id),
                 Woken::Task(runnable) => self.local.ready.borrow_mut().push_back(runnable),
             }
         }
-        // Those that come in meanwhile wait for the next turn.
         for _ in 0..self.inbox.messages() {
             let Some(message) = self.inbox.message() else { break };
             self.guard("a message", |worker| message(&mut worker.io));
         }
+        // So that what they opened can be called in this turn.
+        self.install();
     }
 
     fn expire_timers(&mut self) {
         let now = self.local.now.get();
-        loop {
+        for _ in 0..TIMERS_PER_TURN {
             let target = self.local.timers.borrow_mut().pop(now);
             match target {
-                Some(Target::Task(waker)) => waker.wake(),
+                Some(Target::Task(waker)) => self.guard("a waker", |_| waker.wake()),
                 Some(Target::Endpoint { id, key }) => self.call(id, |endpoint, io| endpoint.timer(io, key)),
                 None => break,
             }
@@ -125,6 +134,7 @@ impl Worker {
     fn deliver_notices(&mut self) {
         while let Some(notice) = self.io.notices.pop_front() {
             self.notify_all(&*notice);
+            self.guard("the end of a notice", |_| drop(notice));
         }
     }
 
@@ -154,7 +164,6 @@ impl Worker {
     /// Whether to wait in the kernel, and how long. Spins before it says so, if it is told to.
     fn wait(&mut self) -> Wait {
         if self.has_work() {
-            self.idle_since = None;
             return Wait::No;
         }
         let spin = self.config.runtime.spin();
@@ -170,7 +179,7 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        self.io.stopping || self.local.has_work() || !self.inbox.is_empty()
+        self.io.stopping || self.local.has_work() || !self.io.notices.is_empty() || !self.inbox.is_empty()
     }
 
     /// Polls shared memory for a while. True when nothing came, and it is time to sleep.
@@ -230,11 +239,16 @@ impl Worker {
     /// Puts new endpoints into the table.
     fn install(&mut self) {
         while let Some((id, endpoint)) = self.io.opened.pop() {
+            let mut unwanted = Some(endpoint);
             if self.io.driver.is_open(id) {
                 if self.endpoints.len() <= id.slot() {
                     self.endpoints.resize_with(id.slot() + 1, || None);
                 }
-                self.endpoints[id.slot()] = Some(endpoint);
+                // The slot may still have one that another endpoint has closed.
+                std::mem::swap(&mut self.endpoints[id.slot()], &mut unwanted);
+            }
+            if unwanted.is_some() {
+                self.guard("the end of an endpoint", |_| drop(unwanted));
             }
         }
     }
@@ -244,31 +258,41 @@ impl Worker {
         for id in self.io.driver.ids() {
             self.io.abort(id);
         }
-        let endpoints = std::mem::take(&mut self.endpoints);
-        self.guard("the end of an endpoint", |_| drop(endpoints));
-        self.io.opened.clear();
-        self.drop_tasks();
-        // Senders see that nobody listens any more.
-        drop(self.inbox);
+        for endpoint in std::mem::take(&mut self.endpoints) {
+            self.guard("the end of an endpoint", |_| drop(endpoint));
+        }
         let limit = Duration::from_millis(self.config.runtime.teardown_ms);
-        self.io.driver.shut_down(limit)
+        self.guard("what was left to do", |worker| worker.io.opened.clear());
+        self.drop_tasks(limit);
+        let Worker { io, local, inbox, .. } = self;
+        // Senders see that nobody listens any more; what waited is dropped.
+        let left = AssertUnwindSafe(|| (drop(inbox), drop(local.deferred.take())));
+        if catch_unwind(left).is_err() {
+            tracing::error!("what was left to do panicked");
+        }
+        io.driver.shut_down(limit)
     }
 
-    /// Drops every task's future, here on its own thread.
-    fn drop_tasks(&mut self) {
-        self.local.deferred.take();
-        drop(self.local.timers.borrow_mut().drain());
-        self.local.tasks.wake_all();
-        loop {
-            let runnable = self.local.ready.borrow_mut().pop_front();
+    /// Drops every task's future, here on its own thread. One that another thread is waking at this moment is on its
+    /// way to the mailbox, and waited for.
+    fn drop_tasks(&mut self, limit: Duration) {
+        let timers = self.local.timers.borrow_mut().drain();
+        self.guard("a waker", |_| drop(timers));
+        let deadline = Instant::now() + limit;
+        while !self.local.tasks.is_empty() {
+            self.local.tasks.wake_all();
+            let ready = self.local.ready.borrow_mut().pop_front();
+            let runnable = match ready.map(Woken::Task) {
+                Some(woken) => Ok(woken),
+                None => self.inbox.woken.recv_deadline(deadline),
+            };
             match runnable {
-                Some(runnable) => self.guard("the end of a task", |_| drop(runnable)),
-                None => break,
-            }
-        }
-        while let Ok(woken) = self.inbox.woken.try_recv() {
-            if let Woken::Task(runnable) = woken {
-                self.guard("the end of a task", |_| drop(runnable));
+                Ok(Woken::Task(runnable)) => self.guard("the end of a task", |_| drop(runnable)),
+                Ok(Woken::Endpoint(_)) => {}
+                Err(_) => {
+                    tracing::error!("tasks are leaked that another thread is still waking");
+                    break;
+                }
             }
         }
     }

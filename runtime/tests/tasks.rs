@@ -375,7 +375,7 @@ fn blocking_calls_run_side_by_side_up_to_the_limit() {
                     let calls: Vec<_> = (0..THREADS)
                         .map(|_| {
                             let rendezvous = Arc::clone(&rendezvous);
-                            spawn_local(run_blocking(move || drop(rendezvous.wait())))
+                            spawn_local(run_blocking(move || rendezvous.wait().is_leader()))
                         })
                         .collect();
                     for call in calls {

@@ -243,6 +243,7 @@ impl Channel {
         }
         self.clear_deadline(io);
         match how {
+            How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
             How::Reset => io.abort(self.id),
         }

@@ -55,7 +55,7 @@ impl Client {
     }
 
     fn with(channel: &ChannelConfig, tcp: TcpConfig) -> Self {
-        Client { group: Group::new(channel, Arc::default()), tcp }
+        Client { group: Group::new(channel, &tcp, Arc::default()), tcp }
     }
 
     /// Connects to the first of the host's addresses that answers. A name is looked up on another thread.
@@ -114,10 +114,11 @@ impl Client {
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let runner = Runner::new(pipeline, &self.group.channel.borrow());
         let watch = Rc::new(Watch::default());
         let (group, theirs) = (Rc::clone(&self.group), Rc::clone(&watch));
         defer(move |io| {
+            // Not before: whoever connects may be a stage, and then the group's state is in use.
+            let runner = Runner::new(pipeline, &group.channel.borrow());
             let unopened = Rc::clone(&theirs);
             if io.open(connected, |io, id| Channel::new(io, id, runner, group, Some(theirs))).is_err() {
                 unopened.closed(Some("the worker can't hold more connections".into()));

@@ -1,7 +1,7 @@
 //! What the channels of one server or client have in common on one worker.
 
 use perihelion_pipeline as pipeline;
-use perihelion_runtime::{ChannelConfig, Piece};
+use perihelion_runtime::{ChannelConfig, Piece, TcpConfig};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -14,6 +14,8 @@ pub(crate) struct Group {
     /// The state of the channel that is being run. Calls of the event loop don't nest, so it is free when one begins.
     pub(crate) channel: RefCell<pipeline::Channel>,
     pub(crate) config: ChannelConfig,
+    /// Whether closing a descriptor waits for what is not sent.
+    pub(crate) lingers: bool,
     pub(crate) counters: Arc<Counters>,
     /// Lists for sends of several pieces, to be used again.
     pub(crate) lists: RefCell<Vec<Vec<Piece>>>,
@@ -48,7 +50,7 @@ pub(crate) enum Order {
 }
 
 impl Group {
-    pub(crate) fn new(config: &ChannelConfig, counters: Arc<Counters>) -> Rc<Self> {
+    pub(crate) fn new(config: &ChannelConfig, tcp: &TcpConfig, counters: Arc<Counters>) -> Rc<Self> {
         let limits = pipeline::Limits {
             high_water_bytes: config.high_water_bytes,
             low_water_bytes: config.low_water_bytes,
@@ -57,6 +59,7 @@ impl Group {
         Rc::new(Group {
             channel: RefCell::new(pipeline::Channel::new(limits)),
             config: config.clone(),
+            lingers: tcp.linger_s.is_some_and(|linger_s| linger_s > 0),
             counters,
             lists: RefCell::default(),
             open: Cell::new(0),

@@ -137,24 +137,28 @@ impl Server<PerCore> {
         let channel = self.channel.unwrap_or_else(|| runtime.config().channel.clone());
         let resolved = address.resolve()?[0];
         let failed = |cause| Error::listen(Address::from(resolved), cause);
-        let mut sockets = socket::listen(resolved, &tcp, runtime.workers()).map_err(failed)?;
+        let sockets = socket::listen(resolved, &tcp, runtime.workers()).map_err(failed)?;
         let bound = sockets[0].local_addr().and_then(internet).map_err(failed)?;
         let counters: Vec<Arc<Counters>> = sockets.iter().map(|_| Arc::default()).collect();
         let number = next_number();
-        for (worker, counters) in counters.iter().enumerate().rev() {
-            let (socket, counters) = (sockets.pop(), Arc::clone(counters));
-            let (make, channel) = (Arc::clone(&self.make.0), channel.clone());
-            runtime.send(worker, move |io| {
-                let group = Group::new(&channel, counters);
+        let server = RunningServer { address: bound, runtime: runtime.clone(), counters, number };
+        for (worker, socket) in sockets.into_iter().enumerate() {
+            let (make, channel, tcp) = (Arc::clone(&self.make.0), channel.clone(), tcp.clone());
+            let counters = Arc::clone(&server.counters[worker]);
+            let told = runtime.send(worker, move |io| {
+                // First the user's function: if it panics, the socket is closed, and takes no share of connections.
+                let (make, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                let listening =
-                    socket.map(|socket| io.open(socket, |io, id| Listener::new(io, id, make(), group)));
-                if let Some(Err(_)) = listening {
+                if io.open(socket, |io, id| Listener::new(io, id, make, group)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
-            })?;
+            });
+            if let Err(error) = told {
+                server.stop(Duration::ZERO); // those that have been told
+                return Err(error.into());
+            }
         }
-        Ok(RunningServer { address: bound, runtime: runtime.clone(), counters, number })
+        Ok(server)
     }
 }
 

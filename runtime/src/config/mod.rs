@@ -131,7 +131,8 @@ pub struct TcpConfig {
     pub send_buffer_bytes: usize,
     /// The kernel's receive buffer (SO_RCVBUF); 0 lets the kernel adapt it.
     pub receive_buffer_bytes: usize,
-    /// How many seconds a close waits for unsent bytes (SO_LINGER); absent: the kernel sends them in the background.
+    /// How many seconds a close waits for unsent bytes (SO_LINGER), on a thread of the kernel's; 0 resets. Absent: the
+    /// kernel sends them in the background.
     pub linger_s: Option<u32>,
 }
 

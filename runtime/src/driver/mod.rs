@@ -11,6 +11,7 @@ use bytes::Bytes;
 use socket2::SockAddr;
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,15 @@ pub(crate) enum Wait {
     Until(Option<Instant>),
 }
 
+/// Where a descriptor is closed.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Close {
+    /// On a thread of the kernel's, since it may block.
+    Background,
+    /// By the worker.
+    Inline,
+}
+
 /// What the event loop has found of the kernel, and uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -78,7 +88,8 @@ pub(crate) struct DriverCounts {
 
 /// One way to do I/O.
 pub(crate) enum Driver {
-    IoUring(Box<Uring>),
+    /// Leaked unless it is shut down: a panic must not free what the kernel still uses.
+    IoUring(ManuallyDrop<Box<Uring>>),
 }
 
 impl Driver {
@@ -86,7 +97,8 @@ impl Driver {
     pub(crate) fn new(config: &RuntimeConfig, wake: OwnedFd) -> Result<Self, Error> {
         match config.driver {
             DriverChoice::Auto | DriverChoice::IoUring => {
-                Ok(Driver::IoUring(Box::new(Uring::new(&config.ring, &config.receive, wake)?)))
+                let driver = Uring::new(&config.ring, &config.receive, wake)?;
+                Ok(Driver::IoUring(ManuallyDrop::new(Box::new(driver))))
             }
         }
     }
@@ -106,7 +118,7 @@ impl Driver {
         self.fd(id).is_some()
     }
 
-    /// All endpoints that are open.
+    /// All endpoints, those that are closing among them.
     pub(crate) fn ids(&self) -> Vec<EndpointId> {
         let Driver::IoUring(driver) = self;
         driver.ids()
@@ -144,9 +156,9 @@ impl Driver {
     }
 
     /// Cancels what is in flight, and closes the descriptor when the last of it is done.
-    pub(crate) fn close(&mut self, id: EndpointId) {
+    pub(crate) fn close(&mut self, id: EndpointId, how: Close) {
         let Driver::IoUring(driver) = self;
-        driver.close(id);
+        driver.close(id, how);
     }
 
     /// Gives the descriptor, if nothing is in flight on it.
@@ -182,6 +194,6 @@ impl Driver {
     /// leaked on purpose: memory that it may still write to must not be used again. False when that was so.
     pub(crate) fn shut_down(self, limit: Duration) -> bool {
         let Driver::IoUring(driver) = self;
-        driver.shut_down(limit)
+        Uring::shut_down(driver, limit)
     }
 }

@@ -8,8 +8,8 @@
 //! 3. What a submission points to is in a table of the driver until then: a send's memory in [`Sends`], a connect's
 //!    address in `connects`, the counter's value in `wake_value`. A receive points to nothing: the kernel picks from
 //!    the [`ReceivePool`].
-//! 4. The tables are dropped with the driver, and that is dropped only with nothing in flight; otherwise leaked
-//!    ([`Uring::shut_down`]).
+//! 4. The tables are dropped with the driver, and that is dropped only by [`Uring::shut_down`], with nothing in flight.
+//!    In every other case, a panic among them, it is leaked: its owner keeps it in a `ManuallyDrop`.
 
 mod pool;
 mod ring;
@@ -21,10 +21,12 @@ use slab::Slab;
 use socket2::SockAddr;
 use std::collections::VecDeque;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::{Capabilities, Completion, DriverCounts, Outgoing, Wait};
+use super::{Capabilities, Close, Completion, DriverCounts, Outgoing, PIECES_MAX, Wait};
 use crate::config::{ReceiveConfig, RingConfig};
 use crate::token::{Kind, Token};
 use crate::{EndpointId, Error};
@@ -45,6 +47,7 @@ pub(crate) struct Uring {
     /// Completions that were collected and not handled yet.
     collected: VecDeque<cqueue::Entry>,
     in_flight: usize,
+    stopping: bool,
     wake: OwnedFd,
     /// Boxed: the kernel writes the event counter's value here.
     wake_value: Box<u64>,
@@ -64,6 +67,7 @@ impl Uring {
             starved: VecDeque::new(),
             collected: VecDeque::new(),
             in_flight: 0,
+            stopping: false,
             wake,
             wake_value: Box::new(0),
             counts: DriverCounts::default(),
@@ -137,6 +141,7 @@ impl Uring {
     pub(super) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
         let Some(socket) = self.sockets.open_mut(id) else { return };
         assert_eq!(socket.outbound, NONE, "an endpoint has one send or connect at a time");
+        assert!(outgoing.pieces().len() <= PIECES_MAX, "a send has at most {PIECES_MAX} pieces");
         socket.outbound = self.sends.insert(outgoing);
         socket.in_flight += 1;
         let submission = self.sends.submission(socket.outbound, socket.raw_fd());
@@ -144,14 +149,14 @@ impl Uring {
         unsafe { self.submit(submission, Token { kind: Kind::Send, id }) };
     }
 
-    pub(super) fn close(&mut self, id: EndpointId) {
+    pub(super) fn close(&mut self, id: EndpointId, how: Close) {
         let Some(socket) = self.sockets.open_mut(id) else { return };
-        socket.state = State::Closing;
+        socket.state = State::Closing(how);
         if socket.in_flight > 0 {
             let everything = types::CancelBuilder::fd(socket.raw_fd()).all();
             let submission = opcode::AsyncCancel2::new(everything).build();
-            // SAFETY: it points to nothing. The descriptor is open until what it cancels is done, so no other
-            // socket can have its number before.
+            // SAFETY: it points to nothing. No other socket can have the descriptor's number before the kernel has
+            // seen this: the close of the descriptor is queued behind it, and nothing else closes it.
             unsafe { self.submit(submission, Token::without_endpoint(Kind::Cancel)) };
         }
         self.close_if_done(id);
@@ -159,14 +164,15 @@ impl Uring {
 
     pub(super) fn release(&mut self, id: EndpointId) -> Option<OwnedFd> {
         let socket = self.sockets.open_mut(id).filter(|socket| socket.in_flight == 0)?;
-        socket.state = State::Closing;
-        self.sockets.remove_if_done(id)
+        socket.state = State::Closing(Close::Inline);
+        self.sockets.remove_if_done(id).map(|(fd, _)| fd)
     }
 
     pub(super) fn turn(&mut self, wait: Wait, limit: usize) -> io::Result<()> {
         self.pool.reclaim_kept();
         self.feed_starved();
-        let wait = if self.collected.is_empty() { wait } else { Wait::No };
+        let work_left = !self.collected.is_empty() || !self.starved.is_empty();
+        let wait = if work_left { Wait::No } else { wait };
         if let Wait::Until(_) = wait {
             self.pool.rest();
         }
@@ -189,10 +195,29 @@ impl Uring {
         None
     }
 
-    pub(super) fn shut_down(mut self: Box<Self>, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+    /// Closes everything, waits until nothing is in flight, and drops the driver; or leaks it when the time is up.
+    pub(super) fn shut_down(mut driver: ManuallyDrop<Box<Self>>, limit: Duration) -> bool {
+        let done = driver.drain(Instant::now() + limit);
+        if done {
+            drop(ManuallyDrop::into_inner(driver));
+        } else {
+            let in_flight = driver.in_flight;
+            tracing::error!(
+                in_flight,
+                "the kernel did not give everything back in time: a receive pool is leaked"
+            );
+        }
+        done
+    }
+
+    /// True when nothing is in flight any more.
+    fn drain(&mut self, deadline: Instant) -> bool {
+        self.stopping = true;
         for id in self.sockets.ids() {
-            self.close(id);
+            self.close(id, Close::Inline);
+        }
+        while let Some(entry) = self.collected.pop_front() {
+            drop(self.complete(&entry));
         }
         let pending = Token::without_endpoint(Kind::Wake).pack();
         // SAFETY: it points to nothing.
@@ -208,16 +233,7 @@ impl Uring {
                 drop(self.complete(&entry));
             }
         }
-        let done = self.in_flight == 0;
-        if !done {
-            let in_flight = self.in_flight;
-            tracing::error!(
-                in_flight,
-                "the kernel did not give everything back in time: a receive pool is leaked"
-            );
-            std::mem::forget(self);
-        }
-        done
+        self.in_flight == 0
     }
 
     /// # Safety
@@ -256,9 +272,16 @@ impl Uring {
         }
     }
 
-    /// Arms those who wait for a buffer, as far as there are buffers.
+    /// Arms those who wait for a buffer, if there is one. All of them: which has bytes that need it can't be seen
+    /// from here, and those without would keep it from the others.
     fn feed_starved(&mut self) {
-        for _ in 0..self.pool.held().min(self.starved.len()) {
+        if self.starved.is_empty() {
+            return;
+        }
+        if self.pool.held() == 0 {
+            self.pool.grow();
+        }
+        for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { break };
             if let Some(socket) = self.sockets.open_mut(id)
                 && socket.inbound == Inbound::Starved
@@ -270,8 +293,11 @@ impl Uring {
     }
 
     fn close_if_done(&mut self, id: EndpointId) {
-        if let Some(fd) = self.sockets.remove_if_done(id) {
-            let submission = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
+        if let Some((fd, how)) = self.sockets.remove_if_done(id) {
+            let mut submission = opcode::Close::new(types::Fd(fd.into_raw_fd())).build();
+            if how == Close::Background {
+                submission = submission.flags(squeue::Flags::ASYNC);
+            }
             // SAFETY: it points to nothing, and the descriptor is its own from here on.
             unsafe { self.submit(submission, Token::without_endpoint(Kind::Close)) };
         }
@@ -308,8 +334,7 @@ impl Uring {
             }
             Kind::Connect => self.connected(id, result.map(drop)),
             Kind::Wake => {
-                // Cancelled when the driver shuts down.
-                if result.is_ok() {
+                if !self.stopping {
                     self.read_wake();
                 }
                 None
@@ -388,7 +413,7 @@ impl Uring {
             wanted = matches!(socket.inbound, Inbound::Armed | Inbound::Restarting);
             socket.inbound = Inbound::Off;
         }
-        if socket.state == State::Closing {
+        if socket.state != State::Open {
             self.close_if_done(id);
             return None;
         }
@@ -415,6 +440,10 @@ impl Uring {
                 socket.in_flight -= 1;
                 if !open {
                     self.close_if_done(id);
+                    // What was shared may run code of its owner's.
+                    if catch_unwind(AssertUnwindSafe(|| drop(outgoing))).is_err() {
+                        tracing::error!("the owner of what was sent panicked");
+                    }
                     return None;
                 }
                 Some(Completion::Sent { result: result.map(|_| sent), outgoing })
@@ -430,7 +459,7 @@ impl Uring {
         self.connects.remove(socket.outbound as usize);
         socket.outbound = NONE;
         socket.in_flight -= 1;
-        if socket.state == State::Closing {
+        if socket.state != State::Open {
             self.close_if_done(id);
             return None;
         }

@@ -127,7 +127,9 @@ impl ReceivePool {
 
     /// There were too few buffers.
     pub(super) fn grow(&mut self) {
-        self.target = (self.target * 2).min(self.target_max);
+        // More than there are: those that handlers keep are of no use to the kernel.
+        let there_are = self.held() + self.kept.len();
+        self.target = (self.target.max(there_are) * 2).min(self.target_max);
         self.shrink_at = Instant::now() + SHRINK_AFTER;
         self.fill();
     }
@@ -139,13 +141,13 @@ impl ReceivePool {
         if self.target > self.target_min {
             let now = Instant::now();
             if now >= self.shrink_at {
-                self.target = (self.target / 2).max(self.target_min);
+                self.target = (self.target / 2).max(self.target_min).max(self.kept.len() + 1);
                 self.shrink_at = now + SHRINK_AFTER;
             }
         }
     }
 
-    /// How many buffers the kernel can still pick.
+    /// How many buffers the kernel holds: those that it can still pick, and those that it has filled.
     #[inline]
     pub(super) fn held(&self) -> usize {
         self.held.len() - self.free_numbers.len()

@@ -3,7 +3,7 @@
 //! Rules for this module:
 //!
 //! 1. The pieces of a send are not touched, and not dropped, between its submission and its last completion.
-//! 2. They lie on the heap, where they stay when the entry of the table moves. The list of vectors and the message
+//! 2. They lie where a `Vec` or `Bytes` points, and stay there when the entry of the table moves. The list of vectors and the message
 //!    header, which the kernel reads too, are boxed for the same reason.
 
 use io_uring::{opcode, squeue, types};

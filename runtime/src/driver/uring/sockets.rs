@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::EndpointId;
+use crate::driver::Close;
 use crate::token::{SLOTS_MAX, next_generation};
 
 /// No entry of another table.
@@ -12,7 +13,6 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) struct Sockets {
     slots: Vec<Socket>,
     free: Vec<u32>,
-    open: usize,
 }
 
 pub(super) struct Socket {
@@ -31,7 +31,7 @@ pub(super) struct Socket {
 pub(super) enum State {
     Open,
     /// It takes no new operation, and is closed when the last one is done.
-    Closing,
+    Closing(Close),
 }
 
 /// Receiving, or accepting.
@@ -57,7 +57,7 @@ impl Sockets {
                 self.slots.push(Socket {
                     fd: None,
                     generation: 0,
-                    state: State::Closing,
+                    state: State::Closing(Close::Inline),
                     inbound: Inbound::Off,
                     in_flight: 0,
                     outbound: NONE,
@@ -67,7 +67,6 @@ impl Sockets {
         };
         let socket = &mut self.slots[slot];
         (socket.fd, socket.state) = (Some(fd), State::Open);
-        self.open += 1;
         Ok(EndpointId::new(slot, socket.generation))
     }
 
@@ -90,18 +89,15 @@ impl Sockets {
         socket.fd.as_ref().filter(|_| open).map(AsFd::as_fd)
     }
 
-    /// Frees the slot of one that is closing and has nothing in flight, and gives its descriptor.
-    pub(super) fn remove_if_done(&mut self, id: EndpointId) -> Option<OwnedFd> {
+    /// Frees the slot of one that is closing and has nothing in flight, and gives its descriptor to be closed.
+    pub(super) fn remove_if_done(&mut self, id: EndpointId) -> Option<(OwnedFd, Close)> {
         let socket = self.get_mut(id)?;
-        if socket.state == State::Open || socket.in_flight > 0 {
-            return None;
-        }
-        let fd = socket.fd.take();
+        let (State::Closing(how), 0) = (socket.state, socket.in_flight) else { return None };
+        let fd = socket.fd.take()?;
         socket.generation = next_generation(socket.generation);
         socket.inbound = Inbound::Off;
         self.free.push(id.slot() as u32);
-        self.open -= 1;
-        fd
+        Some((fd, how))
     }
 
     /// Those that have a descriptor.
