@@ -4,7 +4,8 @@ mod common;
 
 use common::*;
 use perihelion::prelude::*;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -74,19 +75,29 @@ impl Drop for Faulty {
     }
 }
 
-/// Speaks with a connection in whose pipeline something goes wrong, up to its end. Gives how that was.
-fn meet(client: &TcpStream) -> End {
-    send(client, "hello");
+/// Speaks with a server in whose pipeline something goes wrong, up to the connection's end. Gives how that was.
+fn meet(address: SocketAddr) -> End {
+    match converse(address) {
+        Ok(end) => end,
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            End::Reset
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The end may come at any time.
+fn converse(address: SocketAddr) -> io::Result<End> {
+    let mut client = try_connect(address)?;
+    client.write_all(&frame("hello"))?;
     let mut back = [0; 9];
-    let whole = std::io::Read::read_exact(&mut { client }, &mut back);
-    if whole.is_ok() {
-        assert_eq!(back, *frame("hello"));
-        client.shutdown(std::net::Shutdown::Write).unwrap();
+    match client.read_exact(&mut back) {
+        Ok(()) => assert_eq!(back, *frame("hello")),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(error),
     }
-    match whole {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => End::Reset,
-        _ => read_to_end(client).1,
-    }
+    let _ = client.shutdown(Shutdown::Write);
+    Ok(read_to_end(&client).1)
 }
 
 /// Has something go wrong in one connection of several.
@@ -102,7 +113,7 @@ fn check(place: Place, how: How) {
     let before = connect(address);
     ask(&before, "before");
     armed.store(true, SeqCst);
-    let end = meet(&connect(address));
+    let end = meet(address);
     // What a stage gives back is an orderly close. A panic when all is said and done is nobody's business.
     let late = matches!(place, Place::Closed | Place::Drop | Place::Factory);
     assert!(late || (end == End::InOrder) == (how == How::Error), "{place:?} {how:?}: {end:?}");

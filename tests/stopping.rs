@@ -195,7 +195,7 @@ fn a_runtime_that_is_dropped_resets_what_stands_on_it() {
         let clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
         clients.iter().for_each(|client| ask(client, "hello"));
         drop(fixture);
-        assert_eq!(threads("perihelion-"), 0);
+        eventually("no thread remains", || threads("perihelion-") == 0);
         assert!(TcpStream::connect(address).is_err());
         clients.iter().for_each(|client| assert_eq!(read_to_end(client).1, End::Reset));
         let report = server.stop(DRAIN);

@@ -2,8 +2,8 @@
 //! before it does.
 
 use perihelion_runtime::{
-    Aborted, BlockingError, Config, Error, Runtime, TimedOut, defer, run_blocking, sleep, spawn_local,
-    timeout,
+    Aborted, BlockingError, Config, Error, Runtime, TimedOut, defer, run_blocking, sleep, sleep_until,
+    spawn_local, timeout,
 };
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
@@ -206,7 +206,7 @@ fn sleepers_wake_in_the_order_of_their_deadlines_and_none_early() {
                 .map(|n| {
                     let (woken, after) = (Rc::clone(&woken), ms(n * 37 % 101));
                     spawn_local(async move {
-                        sleep(after.saturating_sub(start.elapsed())).await;
+                        sleep_until(start + after).await;
                         assert!(start.elapsed() >= after);
                         woken.borrow_mut().push(after);
                     })

@@ -163,7 +163,7 @@ impl Default for RingConfig {
 
 impl Default for ReceiveConfig {
     fn default() -> Self {
-        ReceiveConfig { buffer_bytes: 16 * 1024, buffers: 64, buffers_max: 256, buffers_kept_max: 128 }
+        ReceiveConfig { buffer_bytes: 32 * 1024, buffers: 32, buffers_max: 256, buffers_kept_max: 128 }
     }
 }
 
