@@ -147,12 +147,20 @@ fn io_uring_that_is_refused_is_an_error_that_says_what_to_do() {
     }
 }
 
-/// What the kernel refuses to the second worker ends the first.
 #[test]
 fn registering_that_is_refused_is_an_error_that_says_what_to_do() {
     in_child("io_uring_register says EPERM", || {
         refuse(&[libc::SYS_io_uring_register], libc::EPERM);
         let error = refusal(|config| config.runtime.workers = 0);
+        assert!(error.contains("allow io_uring_setup, io_uring_enter and io_uring_register"), "{error}");
+    });
+}
+
+#[test]
+fn entering_that_is_refused_is_an_error_that_says_what_to_do() {
+    in_child("io_uring_enter says EPERM", || {
+        refuse(&[libc::SYS_io_uring_enter], libc::EPERM);
+        let error = refusal(|_| ());
         assert!(error.contains("allow io_uring_setup, io_uring_enter and io_uring_register"), "{error}");
     });
 }

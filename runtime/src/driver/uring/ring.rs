@@ -59,6 +59,9 @@ impl Ring {
             ring => ring.inspect(|_| features.push("no submission array")),
         };
         let ring = ring.map_err(Error::io_uring)?;
+        // A seccomp profile may allow the set-up and refuse this.
+        // SAFETY: it submits nothing and waits for nothing.
+        unsafe { ring.submitter().enter::<()>(0, 0, 0, None) }.map_err(Error::io_uring)?;
         let name = match register(&ring) {
             Ok(index) => RingName::Registered(index),
             Err(_) => RingName::Descriptor(ring.as_raw_fd()),
