@@ -117,3 +117,22 @@ impl<T> Drop for JoinHandle<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Runtime};
+
+    #[test]
+    fn a_task_that_is_aborted_before_it_was_polled_leaves_nothing_behind() {
+        let mut config = Config::default();
+        config.runtime.workers = 1;
+        let runtime = Runtime::from_config(config).unwrap();
+        let left = runtime.block_on(|| async {
+            (0..100).for_each(|_| spawn_local(std::future::pending::<()>()).abort());
+            spawn_local(async {}).await.unwrap(); // behind the others in the queue
+            Local::with(|local| local.tasks.0.borrow().len())
+        });
+        assert_eq!(left.unwrap(), 1, "the one that asks");
+    }
+}
