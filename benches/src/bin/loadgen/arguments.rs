@@ -28,6 +28,12 @@ pub(crate) struct Arguments {
     /// How many requests each connection has on their way.
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     depth: usize,
+    /// How many more connections flood the server: each has `--flood-depth` requests on their way, and is not measured.
+    #[arg(long, default_value_t = 0)]
+    flooders: usize,
+    /// How many requests a flooder has on their way.
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    flood_depth: usize,
     /// The size of a request, in bytes.
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     size: usize,
@@ -75,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) framing: Framing,
     pub(crate) connections: usize,
     pub(crate) depth: usize,
+    pub(crate) flooders: usize,
+    pub(crate) flood_depth: usize,
     pub(crate) size: usize,
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
@@ -94,6 +102,8 @@ impl Arguments {
             framing: self.codec,
             connections: self.connections,
             depth: self.depth,
+            flooders: self.flooders,
+            flood_depth: self.flood_depth,
             size: self.size,
             duration: self.duration,
             warmup: self.warmup,

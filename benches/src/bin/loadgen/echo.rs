@@ -116,6 +116,7 @@ impl Codec for Compare {
 /// Keeps requests on their way.
 pub(crate) struct Asker {
     tally: Rc<Tally>,
+    role: Role,
     depth: usize,
     /// Requests that this connection may still send.
     left: u64,
@@ -124,6 +125,14 @@ pub(crate) struct Asker {
     sent: VecDeque<Instant>,
     /// How the connection ended.
     end: Rc<RefCell<End>>,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Measured,
+    /// It keeps the server busy.
+    Flooder,
 }
 
 /// How a connection ended, as its pipeline saw it.
@@ -138,9 +147,13 @@ pub(crate) enum End {
 }
 
 impl Asker {
-    pub(crate) fn new(tally: Rc<Tally>, plan: &Plan, end: Rc<RefCell<End>>) -> Self {
-        let left = plan.requests_per_connection.unwrap_or(u64::MAX);
-        Asker { tally, depth: plan.depth, left, next: 0, sent: VecDeque::with_capacity(plan.depth), end }
+    pub(crate) fn new(tally: Rc<Tally>, plan: &Plan, role: Role, end: Rc<RefCell<End>>) -> Self {
+        let (depth, requests) = match role {
+            Role::Measured => (plan.depth, plan.requests_per_connection),
+            Role::Flooder => (plan.flood_depth, None),
+        };
+        let left = requests.unwrap_or(u64::MAX);
+        Asker { tally, role, depth, left, next: 0, sent: VecDeque::with_capacity(depth), end }
     }
 
     #[inline]
@@ -174,7 +187,7 @@ impl Tail for Asker {
     fn read(&mut self, cx: &mut Context<'_, u64>, _number: u64) -> Result<()> {
         let now = Instant::now();
         let Some(sent) = self.sent.pop_front() else { return Err(Error::msg("a reply to no request")) };
-        let phase = self.tally.reply(now - sent);
+        let phase = self.tally.reply(self.role, now - sent);
         if phase != Phase::Stop && self.left > 0 {
             self.ask(cx, now)?;
         } else if self.sent.is_empty() {

@@ -22,6 +22,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use arguments::{Arguments, Framing, Plan};
+use echo::Role;
 use phase::{Phase, Shared};
 use report::Report;
 use worker::Results;
@@ -107,11 +108,12 @@ fn start(
     shared: &Arc<Shared>,
 ) -> Result<Vec<Receiver<Results>>> {
     let workers = runtime.workers();
-    let share = |worker: usize| plan.connections / workers + usize::from(worker < plan.connections % workers);
+    let share = |of: usize, worker: usize| of / workers + usize::from(worker < of % workers);
     let start_one = |worker: usize| {
         let (plan, shared, config) = (plan.clone(), Arc::clone(shared), runtime.config().clone());
-        let connections = share(worker);
-        runtime.spawn_on(worker, move || worker::load(worker, address, connections, plan, shared, config))
+        let mut roles = vec![Role::Measured; share(plan.connections, worker)];
+        roles.resize(roles.len() + share(plan.flooders, worker), Role::Flooder);
+        runtime.spawn_on(worker, move || worker::load(worker, address, roles, plan, shared, config))
     };
     Ok((0..workers).map(start_one).collect::<Result<_, _>>()?)
 }

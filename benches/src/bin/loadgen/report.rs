@@ -96,6 +96,8 @@ impl Report {
             "codec": framing,
             "connections": self.plan.connections,
             "depth": self.plan.depth,
+            "flooders": self.plan.flooders,
+            "flood_depth": self.plan.flood_depth,
             "size": self.plan.size,
             "seconds": self.measured.as_secs_f64(),
             "requests": self.requests(),

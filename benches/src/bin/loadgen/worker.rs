@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::arguments::Plan;
-use crate::echo::{Asker, Compare, End, Template};
+use crate::echo::{Asker, Compare, End, Role, Template};
 use crate::phase::{Phase, Shared};
 
 /// After a failed attempt to connect.
@@ -54,7 +54,7 @@ pub(crate) fn histogram() -> Histogram<u64> {
 pub(crate) async fn load(
     worker: usize,
     address: SocketAddr,
-    connections: usize,
+    roles: Vec<Role>,
     plan: Plan,
     shared: Arc<Shared>,
     config: Config,
@@ -70,12 +70,14 @@ pub(crate) async fn load(
     });
     let template = Rc::new(Template::new(&plan));
     let client = Client::new(&config);
-    let tasks: Vec<JoinHandle<()>> = (0..connections)
-        .map(|_| {
+    let tasks: Vec<JoinHandle<()>> = roles
+        .into_iter()
+        .map(|role| {
             spawn_local(keep_connected(
                 client.clone(),
                 address,
                 plan.clone(),
+                role,
                 template.clone(),
                 tally.clone(),
             ))
@@ -92,12 +94,13 @@ async fn keep_connected(
     client: Client,
     address: SocketAddr,
     plan: Plan,
+    role: Role,
     template: Rc<Template>,
     tally: Rc<Tally>,
 ) {
     while tally.shared.phase() != Phase::Stop {
         let end = Rc::default();
-        let asker = Asker::new(Rc::clone(&tally), &plan, Rc::clone(&end));
+        let asker = Asker::new(Rc::clone(&tally), &plan, role, Rc::clone(&end));
         let pipeline = codec(Compare::new(Rc::clone(&template))).tail(asker);
         let channel = match client.connect_to(address, pipeline).await {
             Ok(channel) => channel,
@@ -142,11 +145,11 @@ async fn closed(channel: &ChannelHandle, tally: &Tally) -> Option<Option<String>
 impl Tally {
     /// Counts a reply, and says where the run is.
     #[inline]
-    pub(crate) fn reply(&self, latency: Duration) -> Phase {
+    pub(crate) fn reply(&self, role: Role, latency: Duration) -> Phase {
         self.replies.set(self.replies.get() + 1);
         self.shared.publish(self.worker, self.replies.get());
         let phase = self.shared.phase();
-        if phase == Phase::Measure {
+        if phase == Phase::Measure && role == Role::Measured {
             // Saturates at the histogram's upper bound.
             self.latencies.borrow_mut().saturating_record(latency.as_nanos() as u64);
         }
