@@ -13,7 +13,7 @@ use std::time::Instant;
 use allocation_counter::measure;
 use bytes::{BufMut, Bytes, BytesMut};
 use perihelion_pipeline::{
-    Channel, Context, DynPipeline, Flow, Handler, LengthPrefixed, Limits, Result, Runner, Tail, codec,
+    Channel, Context, Flow, Handler, LengthPrefixed, Limits, Pipeline, Result, Runner, Tail, codec,
 };
 
 const FRAME_BYTES: usize = 64;
@@ -92,7 +92,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &str, messages_per_burst: usize, pipeline: impl DynPipeline + 'static) -> Self {
+    fn new(name: &str, messages_per_burst: usize, pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) -> Self {
         let mut channel = Channel::new(Limits::default());
         let mut runner = Runner::new(pipeline, &channel);
         runner.open(&mut channel);

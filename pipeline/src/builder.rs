@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use crate::service::Service;
 use crate::tail::TailStage;
-use crate::{Chain, Framed, Handler, Pipeline, Protocol, Result, Tail, Writer};
+use crate::{
+    Chain, Framed, Handler, Pipeline, Protocol, Result, Slot, SlotKey, Switch, SwitchKey, Tail, Writer,
+};
 
 /// A pipeline that begins with a codec or protocol on the transport's bytes.
 ///
@@ -97,6 +99,27 @@ impl<S: Stack> Builder<S> {
         H: Handler + Fits<S::Up, S::Down, H::In, H::Out, Stage = H>,
     {
         Builder(Then(self.0, fit(handler)))
+    }
+
+    /// A handler that can be replaced while the channel is open.
+    pub fn slot<H>(
+        self,
+        key: &SlotKey<H::In, H::Next, H::Write, H::Out>,
+        handler: H,
+    ) -> Builder<Then<S, Slot<H::In, H::Next, H::Write, H::Out>>>
+    where
+        H: Handler + Fits<S::Up, S::Down, H::In, H::Out, Stage = H> + 'static,
+    {
+        Builder(Then(self.0, Slot::new(key, fit(handler))))
+    }
+
+    /// Ends with a whole pipeline over the same messages, which can be replaced while the channel is open.
+    pub fn switch<P>(self, key: &SwitchKey<P::In, P::Out>, first: P) -> S::Pipeline
+    where
+        P: Pipeline + Fits<S::Up, S::Down, P::In, P::Out, Stage = P> + 'static,
+        S: Fold<Switch<P::In, P::Out>>,
+    {
+        self.0.fold(Switch::new(key, fit(first)))
     }
 
     /// Ends with a tail.

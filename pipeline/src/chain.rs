@@ -2,78 +2,106 @@
 
 use std::task::Poll;
 
+use crate::channel::StageId;
 use crate::flow::Held;
-use crate::{Channel, Context, Error, Flow, Handler, Outbound, Pipeline, Result, Signal, Step};
+use crate::{Channel, Context, Error, Flow, Handler, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 /// A handler and all that stands above it.
 pub struct Chain<H: Handler, N> {
-    handler: H,
+    stage: Stage<H>,
     held: Held<H::Next>,
     next: N,
 }
 
+struct Stage<H> {
+    handler: H,
+    id: StageId,
+}
+
 /// The way out of the stage above: down through this handler.
 struct Through<'a, H, O> {
-    handler: &'a mut H,
+    stage: &'a mut Stage<H>,
     out: &'a mut O,
 }
 
 impl<H: Handler, N> Chain<H, N> {
     pub(crate) fn new(handler: H, next: N) -> Self {
-        Chain { handler, held: Held::Nothing, next }
+        Chain { stage: Stage { handler, id: StageId::TRANSPORT }, held: Held::Nothing, next }
     }
 }
 
-impl<H: Handler, O: Outbound<H::Out>> Through<'_, H, O> {
+impl<H: Handler> Stage<H> {
+    #[inline]
+    fn with<O: Outbound<H::Out>, R>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        call: impl FnOnce(&mut H, &mut Context<'_, H::Out>) -> R,
+    ) -> R {
+        call(&mut self.handler, &mut Context::new(out, ch, self.id))
+    }
+
     /// What failed is this stage's own error first.
     #[cold]
-    fn handle(&mut self, ch: &mut Channel, error: Error) -> Result<()> {
-        self.handler.error(&mut Context::new(self.out, ch), error)
+    fn handle<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) -> Result<()> {
+        self.with(ch, out, |handler, cx| handler.error(cx, error))
     }
 }
 
 impl<H: Handler, O: Outbound<H::Out>> Outbound<H::Write> for Through<'_, H, O> {
     #[inline]
     fn write(&mut self, ch: &mut Channel, msg: H::Write) -> Result<()> {
-        match self.handler.write(&mut Context::new(self.out, ch), msg) {
+        match self.stage.with(ch, self.out, |handler, cx| handler.write(cx, msg)) {
             Ok(()) => Ok(()),
-            Err(error) => self.handle(ch, error),
+            Err(error) => self.stage.handle(ch, self.out, error),
         }
     }
 
     #[inline]
     fn flush(&mut self, ch: &mut Channel) -> Result<()> {
-        match self.handler.flush(&mut Context::new(self.out, ch)) {
+        match self.stage.with(ch, self.out, |handler, cx| handler.flush(cx)) {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.handle(ch, error)?;
+                self.stage.handle(ch, self.out, error)?;
                 self.out.flush(ch) // which the handler may not have come to
             }
         }
     }
 
-    fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        let flushed = self.flush(ch); // or the close would overtake what the handler holds
-        let closed = match self.handler.close(&mut Context::new(self.out, ch)) {
+    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()> {
+        let flushed = match operation {
+            Operation::Bind(_) | Operation::Connect(_) => Ok(()), // nothing has been written yet
+            _ => self.flush(ch), // or the operation would overtake what the handler holds
+        };
+        let closes = matches!(operation, Operation::Close);
+        let operated = match self.stage.with(ch, self.out, |handler, cx| handler.operate(cx, operation)) {
             Ok(()) => Ok(()),
             Err(error) => {
-                let result = self.handle(ch, error);
-                result.and(Context::new(self.out, ch).close()) // which the handler may not have come to
+                let handled = self.stage.handle(ch, self.out, error);
+                // A close goes on, even if the handler did not come to it.
+                if closes && !ch.is_closing() { handled.and(self.out.operate(ch, Operation::Close)) } else { handled }
             }
         };
-        flushed.and(closed)
-    }
-
-    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
-        let flushed = self.flush(ch);
-        flushed.and(self.out.close_output(ch))
+        flushed.and(operated)
     }
 }
 
 impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
     #[inline]
     fn pass<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, up: H::Next) -> Step {
-        self.next.read(ch, &mut Through { handler: &mut self.handler, out }, up)
+        self.next.read(ch, &mut Through { stage: &mut self.stage, out }, up)
+    }
+
+    /// What this stage has raised goes before what it passes on.
+    #[cold]
+    fn pass_raised<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        while let Some(event) = ch.next_raised_by(self.stage.id) {
+            let mut signal = Signal::Event(self.stage.id.next(), event);
+            self.next.signal(ch, &mut Through { stage: &mut self.stage, out }, &mut signal);
+            if let Signal::Event(_, event) = &signal {
+                ch.count_untaken(event);
+            }
+        }
     }
 
     /// Does what a flow says. Only `Next` is in the hot path, and handled by the caller.
@@ -89,6 +117,9 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
         mut counted: bool,
     ) -> Step {
         loop {
+            if ch.has_raised() {
+                self.pass_raised(ch, out);
+            }
             if !counted && matches!(flow, Ok(Flow::Next(_) | Flow::More(_))) {
                 ch.spend();
             }
@@ -97,12 +128,12 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
                 Ok(Flow::Next(up)) => return self.pass(ch, out, up),
                 Ok(Flow::More(up)) => {
                     self.held = Held::Again;
-                    if self.pass(ch, out, up) == Step::Held || !ch.may_go_on() {
+                    if self.pass(ch, out, up) == Step::Held || !ch.may_finish() {
                         return Step::Held;
                     }
                     self.held = Held::Nothing;
                     counted = false;
-                    flow = self.handler.more(&mut Context::new(out, ch));
+                    flow = self.stage.with(ch, out, |handler, cx| handler.more(cx));
                 }
                 Ok(Flow::Wait) => {
                     self.held = Held::Again;
@@ -128,9 +159,8 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
     /// This stage's own hook, then each towards the tail.
     #[cold]
     fn fail<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
-        let mut through = Through { handler: &mut self.handler, out };
-        if let Err(error) = through.handle(ch, error) {
-            self.next.error(ch, &mut through, error);
+        if let Err(error) = self.stage.handle(ch, out, error) {
+            self.next.error(ch, &mut Through { stage: &mut self.stage, out }, error);
         }
     }
 }
@@ -142,72 +172,104 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
     #[inline]
     fn read<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: H::In) -> Step {
         debug_assert!(self.held.is_nothing());
-        match self.handler.read(&mut Context::new(out, ch), msg) {
-            Ok(Flow::Next(up)) => self.pass(ch, out, up),
+        match self.stage.with(ch, out, |handler, cx| handler.read(cx, msg)) {
+            Ok(Flow::Next(up)) if !ch.has_raised() => self.pass(ch, out, up),
             flow => self.follow(ch, out, flow, true),
         }
     }
 
     fn resume<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        let above = self.next.resume(ch, &mut Through { handler: &mut self.handler, out });
+        let above = self.next.resume(ch, &mut Through { stage: &mut self.stage, out });
         if above == Step::Held {
             return Step::Held;
         }
-        if self.held.is_nothing() {
+        let asking = ch.link.is_asking(self.stage.id);
+        if self.held.is_nothing() && !asking {
             return Step::Ready;
         }
-        if !ch.may_go_on() {
+        if !ch.may_finish() {
             return Step::Held;
+        }
+        if asking {
+            ch.link.answer(self.stage.id);
         }
         let flow = match std::mem::replace(&mut self.held, Held::Nothing) {
             Held::Later(later) => Ok(Flow::Later(later)),
-            _ => self.handler.more(&mut Context::new(out, ch)),
+            _ => self.stage.with(ch, out, |handler, cx| handler.more(cx)),
         };
         self.follow(ch, out, flow, false)
     }
 
     fn end<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        if let Err(error) = self.handler.half_closed(&mut Context::new(out, ch)) {
+        if let Err(error) = self.stage.with(ch, out, |handler, cx| handler.half_closed(cx)) {
             self.fail(ch, out, error);
         }
-        self.next.end(ch, &mut Through { handler: &mut self.handler, out })
+        if ch.has_raised() {
+            self.pass_raised(ch, out);
+        }
+        self.next.end(ch, &mut Through { stage: &mut self.stage, out })
     }
 
     #[inline]
     fn read_complete<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
-        if let Err(error) = self.handler.read_complete(&mut Context::new(out, ch)) {
+        if let Err(error) = self.stage.with(ch, out, |handler, cx| handler.read_complete(cx)) {
             self.fail(ch, out, error);
         }
-        self.next.read_complete(ch, &mut Through { handler: &mut self.handler, out });
+        self.next.read_complete(ch, &mut Through { stage: &mut self.stage, out });
     }
 
     #[inline]
     fn flush<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
-        self.next.flush(ch, &mut Through { handler: &mut self.handler, out });
+        self.next.flush(ch, &mut Through { stage: &mut self.stage, out });
     }
 
-    fn signal<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: Signal<'_>) {
-        let cx = &mut Context::new(out, ch);
+    fn signal<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
-            Signal::Open => self.handler.open(cx),
-            Signal::Writable(writable) => self.handler.writable(cx, writable),
+            Signal::Open => {
+                self.stage.id = ch.link.name_stage();
+                self.stage.with(ch, out, |handler, cx| handler.open(cx))
+            }
+            Signal::Writable(writable) => self.stage.with(ch, out, |handler, cx| handler.writable(cx, *writable)),
+            Signal::Timer(of, key) if *of == self.stage.id => {
+                if let Err(error) = self.stage.with(ch, out, |handler, cx| handler.timer(cx, *key)) {
+                    self.fail(ch, out, error);
+                }
+                return;
+            }
+            Signal::Event(from, event) if *from <= self.stage.id && !event.is_taken() => {
+                self.stage.with(ch, out, |handler, cx| handler.event(cx, event))
+            }
+            Signal::Timer(..) | Signal::Event(..) => Ok(()),
+            Signal::Settle => self.stage.with(ch, out, |handler, cx| handler.settle(cx)),
             Signal::Closed(why) => {
                 self.held = Held::Nothing; // cancels what it waits for
-                self.handler.closed(why);
+                self.stage.handler.closed(*why);
                 Ok(())
             }
         };
         if let Err(error) = result {
             self.fail(ch, out, error);
         }
-        self.next.signal(ch, &mut Through { handler: &mut self.handler, out }, signal);
+        self.next.signal(ch, &mut Through { stage: &mut self.stage, out }, signal);
     }
 
     fn error<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
         self.fail(ch, out, error);
     }
 
-    fn close<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        self.next.close(ch, &mut Through { handler: &mut self.handler, out })
+    fn operate<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        self.next.operate(ch, &mut Through { stage: &mut self.stage, out }, operation)
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.held.is_nothing() || self.next.is_busy()
+    }
+
+    fn take_unused(&mut self) -> Option<H::In> {
+        None
+    }
+
+    fn undecoded(&self) -> usize {
+        self.next.undecoded()
     }
 }

@@ -1,9 +1,13 @@
 //! What a pipeline sees of its channel: demand, water marks, and the way to ask for a pause or a close.
 
+use std::collections::VecDeque;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::{Error, Output};
+use crate::demand::DemandCell;
+use crate::event::EventInbox;
+use crate::link::Link;
+use crate::{DemandHandle, Error, Event, EventSender};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -14,11 +18,22 @@ pub struct Limits {
     pub low_water_bytes: usize,
     /// Messages a channel may handle in one turn of the event loop, at least one; the rest waits for the next.
     pub messages_per_turn: u32,
+    /// How long a stage may make its channel wait ([`Flow::Wait`](crate::Flow::Wait),
+    /// [`Flow::Later`](crate::Flow::Later), an asynchronous function); then the channel closes. `None`: for ever.
+    pub wait: Option<Duration>,
+    /// Whether messages are read as they come. Otherwise a channel begins paused.
+    pub auto_read: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { high_water_bytes: 64 * 1024, low_water_bytes: 32 * 1024, messages_per_turn: 256 }
+        Limits {
+            high_water_bytes: 64 * 1024,
+            low_water_bytes: 32 * 1024,
+            messages_per_turn: 256,
+            wait: Some(Duration::from_secs(30)),
+            auto_read: true,
+        }
     }
 }
 
@@ -32,42 +47,24 @@ pub struct Channel {
     waker: Waker,
     /// Messages made since the last [`take_messages`](Channel::take_messages).
     messages: u64,
+    /// Events that travelled to an end of a pipeline and were taken by nobody.
+    untaken: u64,
+    /// Events that stages have raised and that the stages above them have not seen.
+    raised: VecDeque<(StageId, Event)>,
     pub(crate) link: Box<Link>,
 }
 
-/// What a pipeline's channel keeps between two turns.
-pub(crate) struct Link {
-    pub(crate) output: Output,
-    /// Bytes written and not yet taken by the kernel, on all levels.
-    queued: usize,
-    /// Messages that may still be handled in this turn.
-    budget: u32,
-    stops: Stops,
-    /// Whether the other side is to be told that no more will be sent.
-    pub(crate) output_closed: bool,
-    failure: Option<Error>,
-}
+/// Names a stage within its channel: a timer or a task's result goes back to the stage that asked for it. Names grow
+/// towards the tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
+pub struct StageId(pub(crate) u16);
 
-/// Why a channel reads nothing; it reads when there is no reason.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Stops(u8);
+impl StageId {
+    /// Stands before all stages.
+    pub(crate) const TRANSPORT: StageId = StageId(0);
 
-impl Stops {
-    const PAUSED: u8 = 1;
-    const UNWRITABLE: u8 = 2;
-    const CLOSING: u8 = 4;
-
-    fn set(&mut self, reason: u8) {
-        self.0 |= reason;
-    }
-    fn clear(&mut self, reason: u8) {
-        self.0 &= !reason;
-    }
-    fn has(self, reason: u8) -> bool {
-        self.0 & reason != 0
-    }
-    fn is_empty(self) -> bool {
-        self.0 == 0
+    pub(crate) fn next(self) -> Self {
+        StageId(self.0 + 1)
     }
 }
 
@@ -75,13 +72,25 @@ impl Stops {
 impl Channel {
     /// No message is handled after the present one until [`resume`](Channel::resume).
     pub fn pause(&mut self) {
-        self.link.stops.set(Stops::PAUSED);
+        self.link.pause();
     }
 
-    /// Ends a pause, and wakes the channel so that it goes on.
+    /// Ends a pause, and wakes the channel so that it goes on. Messages are handled as they come.
     pub fn resume(&mut self) {
-        self.link.stops.clear(Stops::PAUSED);
+        self.link.resume();
         self.waker.wake_by_ref();
+    }
+
+    /// One message more is handled, and then none until more are asked for.
+    pub fn read_one(&mut self) {
+        self.link.read_more(1);
+        self.waker.wake_by_ref();
+    }
+
+    /// Pauses and resumes this channel from a task on the same core.
+    pub fn demand(&mut self) -> DemandHandle {
+        let waker = &self.waker;
+        DemandHandle::new(self.link.demand(|| DemandCell::new(waker.clone())))
     }
 
     /// Whether fewer bytes than the high-water mark wait to be sent.
@@ -96,12 +105,26 @@ impl Channel {
 
     /// Bytes written and not yet taken by the kernel.
     pub fn queued(&self) -> usize {
-        self.link.queued
+        self.link.queued()
     }
 
     /// The time at which this turn of the event loop began.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// Counts bytes that a stage keeps back towards the channel's water marks. What is [released](Channel::release)
+    /// is not counted twice.
+    pub fn hold(&mut self, bytes: usize) {
+        self.count(0, bytes);
+    }
+
+    /// The stage no longer keeps back these bytes: it is about to write them, or has dropped them.
+    ///
+    /// # Panics
+    /// In debug builds, if fewer are held.
+    pub fn release(&mut self, bytes: usize) {
+        self.count(bytes, 0);
     }
 
     /// Wakes this channel: a stage that waits is then asked for `more`.
@@ -118,25 +141,62 @@ impl Channel {
         self.link.may_go_on()
     }
 
+    /// Asked before a stage goes on with what it holds.
+    #[inline]
+    pub(crate) fn may_finish(&self) -> bool {
+        self.link.may_finish()
+    }
+
     /// A message has been made. Attempts that make none are free, or nested codecs would starve each other.
     #[inline]
     pub(crate) fn spend(&mut self) {
-        self.link.budget = self.link.budget.saturating_sub(1);
+        self.link.spend();
         self.messages += 1;
     }
 
     /// An output that held `before` bytes now holds `after`.
     #[inline]
     pub(crate) fn count(&mut self, before: usize, after: usize) {
-        self.link.queued = self.link.queued + after - before;
-        if self.link.queued > self.limits.high_water_bytes {
-            self.link.stops.set(Stops::UNWRITABLE);
-        }
+        self.link.count(before, after, &self.limits);
     }
 
     /// Everything written before it is sent first.
     pub(crate) fn begin_close(&mut self) {
         self.link.close();
+    }
+
+    #[cold]
+    pub(crate) fn raise(&mut self, stage: StageId, event: Event) {
+        self.raised.push_back((stage, event));
+    }
+
+    #[inline]
+    pub(crate) fn has_raised(&self) -> bool {
+        !self.raised.is_empty()
+    }
+
+    /// The next event that this stage itself has raised.
+    #[cold]
+    pub(crate) fn next_raised_by(&mut self, stage: StageId) -> Option<Event> {
+        let at = self.raised.iter().position(|(raiser, _)| *raiser == stage)?;
+        self.raised.remove(at).map(|(_, event)| event)
+    }
+
+    /// The next event of this stage or one above it, and the first stage that is to see it.
+    #[cold]
+    pub(crate) fn next_raised_from(&mut self, stage: StageId) -> Option<(StageId, Event)> {
+        let at = self.raised.iter().position(|(raiser, _)| *raiser >= stage)?;
+        self.raised.remove(at).map(|(raiser, event)| (raiser.next(), event))
+    }
+
+    #[cold]
+    pub(crate) fn count_untaken(&mut self, event: &Event) {
+        self.untaken += u64::from(!event.is_taken());
+    }
+
+    pub(crate) fn event_sender(&mut self, stage: StageId) -> EventSender {
+        let waker = &self.waker;
+        EventSender::new(stage, self.link.events(|| EventInbox::new(waker.clone())))
     }
 
     /// An error that no stage handled.
@@ -152,7 +212,15 @@ impl Channel {
         limits.messages_per_turn = limits.messages_per_turn.max(1); // with none, no channel would ever go on
         limits.low_water_bytes = limits.low_water_bytes.min(limits.high_water_bytes);
         let waker = Waker::noop().clone();
-        Channel { limits, now: Instant::now(), waker, messages: 0, link: Box::new(Link::new(&limits)) }
+        Channel {
+            limits,
+            now: Instant::now(),
+            waker,
+            messages: 0,
+            untaken: 0,
+            raised: VecDeque::new(),
+            link: Box::new(Link::new(&limits)),
+        }
     }
 
     /// The time and the waker of the channel that is run next.
@@ -160,11 +228,17 @@ impl Channel {
     pub fn prepare(&mut self, now: Instant, waker: Waker) {
         self.now = now;
         self.waker = waker;
+        self.raised.clear(); // of a channel that a panic has ended
     }
 
     /// How many messages were made since the last call.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
+    }
+
+    /// How many events were taken by no stage since the last call.
+    pub fn take_untaken_events(&mut self) -> u64 {
+        std::mem::take(&mut self.untaken)
     }
 
     /// How many messages were made since [`take_messages`](Channel::take_messages).
@@ -175,87 +249,5 @@ impl Channel {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
-    }
-}
-
-impl Link {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        Link {
-            output: Output::default(),
-            queued: 0,
-            budget: limits.messages_per_turn,
-            stops: Stops::default(),
-            output_closed: false,
-            failure: None,
-        }
-    }
-
-    /// A new turn.
-    #[inline]
-    pub(crate) fn refill(&mut self, limits: &Limits) {
-        self.budget = limits.messages_per_turn;
-    }
-
-    /// The kernel took `n` bytes. True when the channel became writable again by it.
-    #[inline]
-    pub(crate) fn sent(&mut self, n: usize, limits: &Limits) -> bool {
-        debug_assert!(n <= self.queued, "more was sent than was written");
-        self.queued -= n;
-        let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
-        if back {
-            self.stops.clear(Stops::UNWRITABLE);
-        }
-        back
-    }
-
-    /// Whether another message may be made in this turn.
-    #[inline]
-    pub(crate) fn may_go_on(&self) -> bool {
-        self.budget != 0 && self.stops.is_empty()
-    }
-
-    /// Whether another message may be made, in this turn or the next.
-    #[inline]
-    pub(crate) fn may_read(&self) -> bool {
-        self.stops.is_empty()
-    }
-
-    /// Whether the messages of this turn are used up.
-    #[inline]
-    pub(crate) fn is_spent(&self) -> bool {
-        self.budget == 0
-    }
-
-    #[inline]
-    pub(crate) fn is_closing(&self) -> bool {
-        self.stops.has(Stops::CLOSING)
-    }
-
-    #[inline]
-    pub(crate) fn is_writable(&self) -> bool {
-        !self.stops.has(Stops::UNWRITABLE)
-    }
-
-    pub(crate) fn is_paused(&self) -> bool {
-        self.stops.has(Stops::PAUSED)
-    }
-
-    pub(crate) fn queued(&self) -> usize {
-        self.queued
-    }
-
-    pub(crate) fn close(&mut self) {
-        self.stops.set(Stops::CLOSING);
-    }
-
-    /// The first error becomes the reason of the close.
-    #[cold]
-    pub(crate) fn fail(&mut self, error: Error) {
-        self.failure.get_or_insert(error);
-        self.close();
-    }
-
-    pub(crate) fn failure(&self) -> Option<&Error> {
-        self.failure.as_ref()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Error, Flow, Input, Output, Result, Wire};
+use crate::{Error, Event, Flow, Input, Operation, Output, Result, Wire};
 
 /// Bytes to frames and back, and nothing else: easy to write, to test and to fuzz.
 ///
@@ -115,11 +115,29 @@ pub trait Protocol {
         Ok(())
     }
 
-    /// An orderly close is on its way to the transport: the place for a last word.
+    /// A close, a promise or the like on its way to the transport: for a close, the place for a last word. Gives what
+    /// is to go on; what it keeps back it passes on later.
     ///
     /// # Errors
-    /// The last word can't be written.
-    fn close(&mut self, _wire: &mut Wire<'_>) -> Result<()> {
+    /// What can't be done. A close goes on all the same.
+    fn operate(&mut self, _wire: &mut Wire<'_>, operation: Operation) -> Result<Option<Operation>> {
+        Ok(Some(operation))
+    }
+
+    /// A user event from a stage nearer to the transport, or from a task of this stage. Unless it is taken it goes on
+    /// towards the tail.
+    ///
+    /// # Errors
+    /// Whatever makes the channel unusable.
+    fn event(&mut self, _wire: &mut Wire<'_>, _event: &mut Event) -> Result<()> {
+        Ok(())
+    }
+
+    /// A timer that this stage has set has come.
+    ///
+    /// # Errors
+    /// Whatever makes the channel unusable.
+    fn timer(&mut self, _wire: &mut Wire<'_>, _key: u32) -> Result<()> {
         Ok(())
     }
 
@@ -131,7 +149,7 @@ pub trait Protocol {
         Err(error)
     }
 
-    /// The channel is closed, in order or for this reason.
+    /// The channel is closed, in order or for this reason; or the whole pipeline has been switched for another.
     fn closed(&mut self, _why: Option<&Error>) {}
 }
 

@@ -1,28 +1,46 @@
 //! What a stage sees during one call: the way to the transport, and its channel.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
-use crate::{Channel, Outbound, Output, Result};
+use crate::channel::StageId;
+use crate::promise::promise;
+use crate::{Channel, Event, EventSender, Operation, Outbound, Output, Promise, Result, Written};
 
 /// For handlers and tails: they write messages. Dereferences to the [`Channel`].
 pub struct Context<'a, T> {
     out: &'a mut (dyn Outbound<T> + 'a),
     ch: &'a mut Channel,
+    stage: StageId,
 }
 
 impl<'a, T> Context<'a, T> {
     #[inline]
-    pub(crate) fn new(out: &'a mut (dyn Outbound<T> + 'a), ch: &'a mut Channel) -> Self {
-        Context { out, ch }
+    pub(crate) fn new(out: &'a mut (dyn Outbound<T> + 'a), ch: &'a mut Channel, stage: StageId) -> Self {
+        Context { out, ch, stage }
     }
 
     /// Writes a message towards the transport. It is sent at the end of this turn of the event loop.
     ///
     /// # Errors
-    /// What a stage on the way could not write and did not handle.
+    /// What a stage on the way could not write and did not handle; [`ChannelClosed`](crate::ChannelClosed) behind a
+    /// close.
     #[inline]
     pub fn write(&mut self, msg: T) -> Result<()> {
         self.out.write(self.ch, msg)
+    }
+
+    /// A future that resolves when the kernel has taken everything written so far.
+    ///
+    /// # Errors
+    /// What a stage on the way could not do and did not handle.
+    pub fn written(&mut self) -> Result<Written> {
+        let (promise, written) = promise();
+        self.operate(Operation::Promise(promise))?;
+        Ok(written)
     }
 
     /// Makes the stages on the way hand down what they hold. The end of a turn does it too.
@@ -40,31 +58,35 @@ impl<'a, T> Context<'a, T> {
     /// # Errors
     /// What a stage on the way could not finish and did not handle. The channel closes all the same.
     pub fn close(&mut self) -> Result<()> {
-        if self.ch.is_closing() { Ok(()) } else { self.out.close(self.ch) }
+        self.operate(Operation::Close)
     }
 
     /// Tells the other side, once everything written has been sent, that no more will be. What it sends is read on.
-    /// Nothing may be written after it.
+    /// What is written after it is an error.
     ///
     /// # Errors
     /// What a stage on the way could not finish and did not handle.
     pub fn close_output(&mut self) -> Result<()> {
-        self.out.close_output(self.ch)
+        self.operate(Operation::CloseOutput)
     }
-}
 
-impl<T> Deref for Context<'_, T> {
-    type Target = Channel;
-    #[inline]
-    fn deref(&self) -> &Channel {
-        self.ch
+    /// Sends a user event towards the transport, behind what was written.
+    ///
+    /// # Errors
+    /// What a stage on the way made of it.
+    pub fn send_event<E: 'static>(&mut self, event: E) -> Result<()> {
+        self.operate(Operation::Event(Event::new(event)))
     }
-}
 
-impl<T> DerefMut for Context<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Channel {
-        self.ch
+    /// Passes an operation on towards the transport, behind what was written.
+    ///
+    /// # Errors
+    /// What a stage on the way could not do and did not handle.
+    pub fn operate(&mut self, operation: Operation) -> Result<()> {
+        match operation {
+            Operation::Close if self.ch.is_closing() => Ok(()),
+            operation => self.out.operate(self.ch, operation),
+        }
     }
 }
 
@@ -73,6 +95,7 @@ pub struct Wire<'a> {
     /// Where the protocol stands on another stage. At the transport's end it writes into the channel's queue.
     nested: Option<&'a mut Nested>,
     ch: &'a mut Channel,
+    stage: StageId,
 }
 
 /// What a protocol that stands on another stage has for that stage.
@@ -80,14 +103,16 @@ pub struct Wire<'a> {
 pub(crate) struct Nested {
     /// Written since the last flush.
     pub(crate) output: Output,
+    /// Promises that travel behind what was written, by the position in the output.
+    pub(crate) promises: VecDeque<(u64, Promise)>,
     /// Whether it has asked for the close, which then travels through the stages below.
     pub(crate) closes: bool,
 }
 
 impl<'a> Wire<'a> {
     #[inline]
-    pub(crate) fn new(nested: Option<&'a mut Nested>, ch: &'a mut Channel) -> Self {
-        Wire { nested, ch }
+    pub(crate) fn new(nested: Option<&'a mut Nested>, ch: &'a mut Channel, stage: StageId) -> Self {
+        Wire { nested, ch, stage }
     }
 
     /// What is written here goes towards the transport.
@@ -106,19 +131,90 @@ impl<'a> Wire<'a> {
             None => self.ch.begin_close(),
         }
     }
-}
 
-impl Deref for Wire<'_> {
-    type Target = Channel;
-    #[inline]
-    fn deref(&self) -> &Channel {
-        self.ch
+    /// Passes a promise on that this stage has kept back, behind what is in the output.
+    pub fn promise(&mut self, promise: Promise) {
+        match &mut self.nested {
+            Some(nested) => nested.promises.push_back((nested.output.end(), promise)),
+            None => self.ch.link.promise(promise),
+        }
     }
 }
 
-impl DerefMut for Wire<'_> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Channel {
-        self.ch
-    }
+macro_rules! stage_access {
+    ($context:ident $(, $T:ident)?) => {
+        impl<$($T)?> Deref for $context<'_ $(, $T)?> {
+            type Target = Channel;
+            #[inline]
+            fn deref(&self) -> &Channel {
+                self.ch
+            }
+        }
+
+        impl<$($T)?> DerefMut for $context<'_ $(, $T)?> {
+            #[inline]
+            fn deref_mut(&mut self) -> &mut Channel {
+                self.ch
+            }
+        }
+
+        /// What concerns the calling stage.
+        impl<$($T)?> $context<'_ $(, $T)?> {
+            /// Raises a user event for the stages towards the tail. It comes to them before the message that the
+            /// present `read` passes on; raised elsewhere, it comes when the present message is done.
+            pub fn raise<E: 'static>(&mut self, event: E) {
+                self.ch.raise(self.stage, Event::new(event));
+            }
+
+            /// Gives events to this stage from a task: the result of a look-up or of a blocking call.
+            pub fn events(&mut self) -> EventSender {
+                self.ch.event_sender(self.stage)
+            }
+
+            /// Calls this stage's `timer` with the key after this time, to the millisecond. A timer with the same key
+            /// is moved, which costs no more than a store.
+            ///
+            /// # Panics
+            /// If the stages of the channel have 1024 timers already.
+            pub fn set_timer(&mut self, key: u32, after: Duration) {
+                let at = self.ch.now() + after;
+                self.ch.link.set_timer(self.stage, key, at);
+            }
+
+            /// Cancels this stage's timer with the key, if it has one.
+            pub fn cancel_timer(&mut self, key: u32) {
+                let own = self.stage;
+                self.ch.link.cancel_timers(|stage, of| stage == own && of == key);
+            }
+
+            /// Cancels all timers of this stage.
+            pub fn cancel_timers(&mut self) {
+                let own = self.stage;
+                self.ch.link.cancel_timers(|stage, _| stage == own);
+            }
+
+            /// This stage has a message to pass on: it is asked for `more` when the stages above can take one, in
+            /// another turn.
+            pub fn ask(&mut self) {
+                self.ch.link.ask(self.stage);
+                self.ch.waker().wake_by_ref();
+            }
+
+            /// Polls a future that the stage keeps, and gives its result once. The stage is asked for `more` when the
+            /// future wakes, if it said [`Flow::Wait`](crate::Flow::Wait).
+            pub fn poll<R>(&mut self, future: &mut Option<Pin<Box<dyn Future<Output = R>>>>) -> Option<R> {
+                let polled = future.as_mut()?.as_mut().poll(&mut std::task::Context::from_waker(self.ch.waker()));
+                match polled {
+                    Poll::Pending => None,
+                    Poll::Ready(result) => {
+                        *future = None;
+                        Some(result)
+                    }
+                }
+            }
+        }
+    };
 }
+
+stage_access!(Context, T);
+stage_access!(Wire);

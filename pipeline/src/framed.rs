@@ -3,20 +3,26 @@
 use bytes::Bytes;
 use std::task::Poll;
 
+use crate::channel::StageId;
 use crate::context::Nested;
-use crate::{Channel, Error, Flow, Input, Later, Outbound, Pipeline, Protocol, Result, Signal, Step, Wire};
+use crate::flow::Held;
+use crate::{
+    Channel, ChannelClosed, Error, Flow, Input, Later, Operation, Outbound, Pipeline, Protocol, Result, Segment, Signal,
+    Step, Wire,
+};
 
 /// A codec or protocol and all that stands above it.
 pub struct Framed<P: Protocol, N> {
     coder: Coder<P>,
     input: Input,
-    /// What the protocol waits for. A `Later` in a box of its own: few channels wait here, and all have room for it.
-    later: Option<Box<Later<P::Frame>>>,
+    /// What the protocol waits for.
+    held: Held<P::Frame>,
     next: N,
 }
 
 struct Coder<P> {
     protocol: P,
+    id: StageId,
     /// Made where it stands on another stage. At the transport's end it writes into the channel's queue.
     nested: Option<Box<Nested>>,
 }
@@ -29,7 +35,8 @@ struct Encode<'a, P, O> {
 
 impl<P: Protocol, N> Framed<P, N> {
     pub(crate) fn new(protocol: P, next: N) -> Self {
-        Framed { coder: Coder { protocol, nested: None }, input: Input::default(), later: None, next }
+        let coder = Coder { protocol, id: StageId::TRANSPORT, nested: None };
+        Framed { coder, input: Input::default(), held: Held::Nothing, next }
     }
 }
 
@@ -44,13 +51,13 @@ impl<P: Protocol> Coder<P> {
     ) -> Result<R> {
         if out.is_transport() {
             let before = ch.link.output.len();
-            let result = call(&mut self.protocol, &mut Wire::new(None, ch));
+            let result = call(&mut self.protocol, &mut Wire::new(None, ch, self.id));
             ch.count(before, ch.link.output.len());
             return result;
         }
         let nested = self.nested.get_or_insert_default();
         let before = nested.output.len();
-        let result = call(&mut self.protocol, &mut Wire::new(Some(nested), ch));
+        let result = call(&mut self.protocol, &mut Wire::new(Some(nested), ch, self.id));
         ch.count(before, nested.output.len());
         if std::mem::take(&mut nested.closes)
             && let Err(error) = self.close_below(ch, out)
@@ -65,17 +72,29 @@ impl<P: Protocol> Coder<P> {
         self.with(ch, out, |protocol, wire| protocol.error(wire, error))
     }
 
+    /// Hands on the output of a codec that stands on another stage, and the promises behind it.
     fn hand_down<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        match &mut self.nested {
-            Some(nested) => out.append(ch, &mut nested.output),
-            None => Ok(()),
+        let Some(nested) = &mut self.nested else { return Ok(()) };
+        loop {
+            while let Some((_, promise)) =
+                nested.promises.pop_front_if(|(position, _)| *position <= nested.output.popped())
+            {
+                out.operate(ch, Operation::Promise(promise))?;
+            }
+            let Some(segment) = nested.output.pop() else { return Ok(()) };
+            ch.count(segment.len(), 0);
+            let bytes = match segment {
+                Segment::Copied(bytes) => bytes.into(),
+                Segment::Shared(bytes) => bytes,
+            };
+            out.write(ch, bytes)?;
         }
     }
 
     /// Closes the stages below. They do so whatever became of this one's last bytes, but only once.
     fn close_below<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
         let handed_down = self.hand_down(ch, out);
-        let closed = if ch.is_closing() { Ok(()) } else { out.close(ch) };
+        let closed = if ch.is_closing() { Ok(()) } else { out.operate(ch, Operation::Close) };
         handed_down.and(closed)
     }
 }
@@ -83,6 +102,9 @@ impl<P: Protocol> Coder<P> {
 impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
     #[inline]
     fn write(&mut self, ch: &mut Channel, item: P::Item) -> Result<()> {
+        if !ch.link.takes_writes() {
+            return Err(closed());
+        }
         match self.coder.with(ch, self.out, |protocol, wire| protocol.write(wire, item)) {
             Ok(()) => Ok(()),
             Err(error) => self.coder.handle(ch, self.out, error),
@@ -98,19 +120,36 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
         self.out.flush(ch)
     }
 
-    fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        let flushed = self.flush(ch);
-        let last_word = match self.coder.with(ch, self.out, |protocol, wire| protocol.close(wire)) {
-            Ok(()) => Ok(()),
-            Err(error) => self.coder.handle(ch, self.out, error),
+    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()> {
+        if let Operation::Bind(_) | Operation::Connect(_) = operation {
+            return self.out.operate(ch, operation); // nothing has been written yet
+        }
+        let closes = matches!(operation, Operation::Close);
+        let flushed = match operation {
+            // In line with what the protocol has written, which need not be handed down for it.
+            Operation::Promise(_) => self.coder.with(ch, self.out, |protocol, wire| protocol.flush(wire)),
+            _ => self.flush(ch),
         };
-        flushed.and(last_word).and(self.coder.close_below(ch, self.out))
+        let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation)) {
+            Ok(Some(Operation::Close)) => self.coder.close_below(ch, self.out),
+            Ok(Some(Operation::Promise(promise))) => self.coder.with(ch, self.out, |_, wire| {
+                wire.promise(promise);
+                Ok(())
+            }),
+            Ok(Some(operation)) => self.coder.hand_down(ch, self.out).and_then(|()| self.out.operate(ch, operation)),
+            Ok(None) => Ok(()),
+            Err(error) => {
+                let handled = self.coder.handle(ch, self.out, error);
+                if closes { handled.and(self.coder.close_below(ch, self.out)) } else { handled }
+            }
+        };
+        flushed.and(operated)
     }
+}
 
-    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
-        let flushed = self.flush(ch);
-        flushed.and(self.out.close_output(ch))
-    }
+#[cold]
+fn closed() -> Error {
+    ChannelClosed.into()
 }
 
 impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
@@ -121,7 +160,11 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
             if !ch.may_go_on() {
                 return Step::Held;
             }
-            match self.coder.with(ch, out, |protocol, wire| protocol.read(wire, &mut self.input)) {
+            let flow = self.coder.with(ch, out, |protocol, wire| protocol.read(wire, &mut self.input));
+            if ch.has_raised() {
+                self.pass_raised(ch, out);
+            }
+            match flow {
                 Ok(Flow::Next(frame) | Flow::More(frame)) => {
                     failed_at = usize::MAX;
                     if self.pass(ch, out, frame) == Step::Held {
@@ -129,7 +172,10 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                     }
                 }
                 Ok(Flow::Done) => break,
-                Ok(Flow::Wait) => return Step::Held,
+                Ok(Flow::Wait) => {
+                    self.held = Held::Again;
+                    return Step::Held;
+                }
                 Ok(Flow::Later(later)) => {
                     if self.wait(ch, out, later, &mut failed_at) == Step::Held {
                         return Step::Held;
@@ -148,7 +194,23 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     #[inline]
     fn pass<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, frame: P::Frame) -> Step {
         ch.spend();
-        self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame)
+        let step = self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame);
+        if ch.has_raised() {
+            self.pass_raised(ch, out);
+        }
+        step
+    }
+
+    /// What this stage and those above it have raised.
+    #[cold]
+    fn pass_raised<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) {
+        while let Some((from, event)) = ch.next_raised_from(self.coder.id) {
+            let mut signal = Signal::Event(from, event);
+            self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, &mut signal);
+            if let Signal::Event(_, event) = &signal {
+                ch.count_untaken(event);
+            }
+        }
     }
 
     /// `Ready`: the protocol is to be asked again.
@@ -164,14 +226,17 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
             match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
                 Poll::Ready(Ok(Flow::Next(frame) | Flow::More(frame))) => return self.pass(ch, out, frame),
                 Poll::Ready(Ok(Flow::Done)) => return Step::Ready,
-                Poll::Ready(Ok(Flow::Wait)) => return Step::Held,
+                Poll::Ready(Ok(Flow::Wait)) => {
+                    self.held = Held::Again;
+                    return Step::Held;
+                }
                 Poll::Ready(Ok(Flow::Later(again))) => later = again,
                 Poll::Ready(Err(error)) => {
                     self.fail_here(ch, out, error, failed_at);
                     return Step::Ready;
                 }
                 Poll::Pending => {
-                    self.later = Some(Box::new(later));
+                    self.held = Held::Later(later);
                     return Step::Held;
                 }
             }
@@ -219,10 +284,11 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         if above == Step::Held || self.input.has_passed_end() {
             return above;
         }
-        let mut failed_at = usize::MAX;
-        if ch.may_go_on()
-            && let Some(later) = self.later.take()
-            && self.wait(ch, out, *later, &mut failed_at) == Step::Held
+        if !ch.may_finish() {
+            return Step::Held;
+        }
+        if let Held::Later(later) = std::mem::replace(&mut self.held, Held::Nothing)
+            && self.wait(ch, out, later, &mut { usize::MAX }) == Step::Held
         {
             return Step::Held;
         }
@@ -244,13 +310,25 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         self.next.flush(ch, &mut Encode { coder: &mut self.coder, out });
     }
 
-    fn signal<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, signal: Signal<'_>) {
+    fn signal<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
-            Signal::Open => self.coder.with(ch, out, |protocol, wire| protocol.open(wire)),
-            Signal::Writable(_) => Ok(()),
+            Signal::Open => {
+                self.coder.id = ch.link.name_stage();
+                self.coder.with(ch, out, |protocol, wire| protocol.open(wire))
+            }
+            Signal::Timer(of, key) if *of == self.coder.id => {
+                if let Err(error) = self.coder.with(ch, out, |protocol, wire| protocol.timer(wire, *key)) {
+                    self.fail(ch, out, error);
+                }
+                return;
+            }
+            Signal::Event(from, event) if *from <= self.coder.id && !event.is_taken() => {
+                self.coder.with(ch, out, |protocol, wire| protocol.event(wire, event))
+            }
+            Signal::Writable(_) | Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
-                self.later = None; // cancels what it waits for
-                self.coder.protocol.closed(why);
+                self.held = Held::Nothing; // cancels what it waits for
+                self.coder.protocol.closed(*why);
                 Ok(())
             }
         };
@@ -264,7 +342,19 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         self.fail(ch, out, error);
     }
 
-    fn close<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        self.next.close(ch, &mut Encode { coder: &mut self.coder, out })
+    fn operate<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        self.next.operate(ch, &mut Encode { coder: &mut self.coder, out }, operation)
+    }
+
+    fn is_busy(&self) -> bool {
+        !self.held.is_nothing() || self.next.is_busy()
+    }
+
+    fn take_unused(&mut self) -> Option<Bytes> {
+        Some(self.input.take_all()).filter(|rest| !rest.is_empty())
+    }
+
+    fn undecoded(&self) -> usize {
+        self.input.len() + self.next.undecoded()
     }
 }

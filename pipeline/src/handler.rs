@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::{Context, Error, Flow, Result};
+use crate::{Context, Error, Event, Flow, Operation, Result};
 
 /// A stage between a codec and the tail. It sees every message of both directions, and every event.
 ///
@@ -111,12 +111,29 @@ pub trait Handler {
         cx.flush()
     }
 
-    /// A close on its way to the transport, behind what was written. The default passes it on.
+    /// A close, a promise or the like on its way to the transport, behind what was written. The default passes it on.
+    ///
+    /// # Errors
+    /// See [`Handler`]. A close goes on all the same.
+    fn operate(&mut self, cx: &mut Context<'_, Self::Out>, operation: Operation) -> Result<()> {
+        cx.operate(operation)
+    }
+
+    /// A user event from a stage nearer to the transport, or from a task of this stage. Unless it is taken it goes on
+    /// towards the tail.
     ///
     /// # Errors
     /// See [`Handler`].
-    fn close(&mut self, cx: &mut Context<'_, Self::Out>) -> Result<()> {
-        cx.close()
+    fn event(&mut self, _cx: &mut Context<'_, Self::Out>, _event: &mut Event) -> Result<()> {
+        Ok(())
+    }
+
+    /// A timer that this stage has set has come.
+    ///
+    /// # Errors
+    /// See [`Handler`].
+    fn timer(&mut self, _cx: &mut Context<'_, Self::Out>, _key: u32) -> Result<()> {
+        Ok(())
     }
 
     /// An error of this stage or of one nearer to the transport. Handled, or given back to go on towards the tail.
@@ -127,8 +144,23 @@ pub trait Handler {
         Err(error)
     }
 
-    /// The channel is closed, in order or for this reason. Called once; nothing follows.
+    /// It is taken out of its slot: the place for a last word. Its timers end.
+    ///
+    /// # Errors
+    /// See [`Handler`].
+    fn removed(&mut self, _cx: &mut Context<'_, Self::Out>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The channel is closed, in order or for this reason; or the whole pipeline has been switched for another. Called
+    /// once; nothing follows.
     fn closed(&mut self, _why: Option<&Error>) {}
+
+    /// For slots: changes take effect.
+    #[doc(hidden)]
+    fn settle(&mut self, _cx: &mut Context<'_, Self::Out>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Passes everything on.

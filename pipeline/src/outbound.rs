@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use crate::{Channel, Output, Result, Segment};
+use crate::{Channel, ChannelClosed, Operation, Result};
 
 /// What stands below a stage: the next stage towards the transport, with all below it.
 pub trait Outbound<T> {
     /// Passes a message on.
     ///
     /// # Errors
-    /// What a stage on the way could not write and did not handle.
+    /// What a stage on the way could not write and did not handle; [`ChannelClosed`] behind a close.
     fn write(&mut self, ch: &mut Channel, msg: T) -> Result<()>;
 
     /// Hands down what was written.
@@ -18,41 +18,37 @@ pub trait Outbound<T> {
     /// What a stage on the way could not finish and did not handle.
     fn flush(&mut self, ch: &mut Channel) -> Result<()>;
 
-    /// Closes in order, behind what was written.
+    /// Passes an operation on, behind what was written.
     ///
     /// # Errors
-    /// What a stage on the way could not finish and did not handle.
-    fn close(&mut self, ch: &mut Channel) -> Result<()>;
-
-    /// Tells the other side, behind what was written, that no more will be.
-    ///
-    /// # Errors
-    /// What a stage on the way could not finish and did not handle.
-    fn close_output(&mut self, ch: &mut Channel) -> Result<()>;
+    /// What a stage on the way could not do and did not handle.
+    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()>;
 
     /// Whether bytes written here go straight to the channel's outbound queue.
     #[inline]
     fn is_transport(&self) -> bool {
         false
     }
+}
 
-    /// Hands on the output of a codec that stands on another stage.
-    ///
-    /// # Errors
-    /// As for [`write`](Outbound::write).
-    fn append(&mut self, ch: &mut Channel, output: &mut Output) -> Result<()>
-    where
-        T: From<Bytes>,
-    {
-        while let Some(segment) = output.pop() {
-            ch.count(segment.len(), 0);
-            let bytes = match segment {
-                Segment::Copied(bytes) => bytes.into(),
-                Segment::Shared(bytes) => bytes,
-            };
-            self.write(ch, T::from(bytes))?;
-        }
-        Ok(())
+impl<T, O: Outbound<T> + ?Sized> Outbound<T> for &mut O {
+    #[inline]
+    fn write(&mut self, ch: &mut Channel, msg: T) -> Result<()> {
+        (**self).write(ch, msg)
+    }
+
+    #[inline]
+    fn flush(&mut self, ch: &mut Channel) -> Result<()> {
+        (**self).flush(ch)
+    }
+
+    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()> {
+        (**self).operate(ch, operation)
+    }
+
+    #[inline]
+    fn is_transport(&self) -> bool {
+        (**self).is_transport()
     }
 }
 
@@ -62,6 +58,9 @@ pub(crate) struct Edge;
 impl Outbound<Bytes> for Edge {
     #[inline]
     fn write(&mut self, ch: &mut Channel, msg: Bytes) -> Result<()> {
+        if !ch.link.takes_writes() {
+            return Err(ChannelClosed.into());
+        }
         let n = msg.len();
         ch.link.output.put_bytes(msg);
         ch.count(0, n);
@@ -73,13 +72,18 @@ impl Outbound<Bytes> for Edge {
         Ok(())
     }
 
-    fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        ch.begin_close();
-        Ok(())
-    }
-
-    fn close_output(&mut self, ch: &mut Channel) -> Result<()> {
-        ch.link.output_closed = true;
+    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()> {
+        match operation {
+            Operation::Bind(local) => ch.link.set_bind(local),
+            Operation::Connect(target) => ch.link.set_connect(target),
+            Operation::Close => {
+                ch.begin_close();
+                ch.link.end_writes();
+            }
+            Operation::CloseOutput => ch.link.half_close(),
+            Operation::Promise(promise) => ch.link.promise(promise),
+            Operation::Event(event) => ch.count_untaken(&event),
+        }
         Ok(())
     }
 

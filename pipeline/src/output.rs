@@ -31,6 +31,8 @@ pub struct Output {
     open: Vec<u8>,
     /// Everything before it, in order; there only when something large was written.
     sealed: Option<Segments>,
+    /// How many bytes have been popped since the beginning.
+    popped: u64,
 }
 
 /// Pieces of an output, in order. Behind a pointer, since few outputs have any.
@@ -86,9 +88,26 @@ impl Output {
         &mut self.open
     }
 
+    /// How many bytes have been popped since the beginning.
+    pub(crate) fn popped(&self) -> u64 {
+        self.popped
+    }
+
+    /// How many bytes have been written since the beginning.
+    pub(crate) fn end(&self) -> u64 {
+        self.popped + self.len() as u64
+    }
+
     /// Takes the next piece.
     #[inline]
     pub fn pop(&mut self) -> Option<Segment> {
+        let segment = self.pop_any()?;
+        self.popped += segment.len() as u64;
+        Some(segment)
+    }
+
+    #[inline]
+    fn pop_any(&mut self) -> Option<Segment> {
         if self.sealed.is_some() {
             return self.pop_sealed();
         }

@@ -1,17 +1,20 @@
 //! A stage with all that stands above it, up to the tail: statically typed, and behind a pointer.
 
-use bytes::Bytes;
-
-use crate::outbound::Edge;
-use crate::{Channel, Error, Outbound, Result, Step};
+use crate::channel::StageId;
+use crate::{Channel, Error, Event, Operation, Outbound, Result, Step};
 
 /// What travels a pipeline beside messages, from the transport towards the tail.
-#[derive(Clone, Copy)]
 pub enum Signal<'a> {
     /// The channel is open.
     Open,
     /// The outbound queue crossed one of its water marks.
     Writable(bool),
+    /// A timer of this stage has come.
+    Timer(StageId, u32),
+    /// A user event, for this stage and those above it.
+    Event(StageId, Event),
+    /// No message is on its way: changes that were asked for take effect.
+    Settle,
     /// The channel is closed, in order or for this reason.
     Closed(Option<&'a Error>),
 }
@@ -46,7 +49,7 @@ pub trait Pipeline {
     fn flush<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O);
 
     /// An event for every stage, the lowest first.
-    fn signal<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: Signal<'_>);
+    fn signal<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>);
 
     /// An error of a stage below.
     fn error<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error);
@@ -54,59 +57,69 @@ pub trait Pipeline {
     /// Enters at the tail and travels towards the transport.
     ///
     /// # Errors
-    /// What a stage on the way could not finish and did not handle.
-    fn close<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()>;
+    /// What a stage on the way could not do and did not handle.
+    fn operate<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()>;
+
+    /// Whether a message is on its way through its stages.
+    fn is_busy(&self) -> bool;
+
+    /// Takes what its lowest stage has been given and not used, for the pipeline that takes its place.
+    fn take_unused(&mut self) -> Option<Self::In>;
+
+    /// How many bytes its stages hold undecoded.
+    fn undecoded(&self) -> usize;
 }
 
-/// A whole pipeline behind a pointer, at the transport's end: one virtual call for all that one receive does.
-pub trait DynPipeline {
-    /// See [`Pipeline::read`].
-    fn read(&mut self, ch: &mut Channel, chunk: Bytes) -> Step;
-    /// See [`Pipeline::resume`].
-    fn resume(&mut self, ch: &mut Channel) -> Step;
-    /// See [`Pipeline::end`].
-    fn end(&mut self, ch: &mut Channel) -> Step;
-    /// See [`Pipeline::read_complete`].
-    fn read_complete(&mut self, ch: &mut Channel);
-    /// See [`Pipeline::flush`].
-    fn flush(&mut self, ch: &mut Channel);
-    /// See [`Pipeline::signal`].
-    fn signal(&mut self, ch: &mut Channel, signal: Signal<'_>);
-    /// See [`Pipeline::error`].
-    fn error(&mut self, ch: &mut Channel, error: Error);
-    /// See [`Pipeline::close`].
-    ///
-    /// # Errors
-    /// See [`Pipeline::close`].
-    fn close(&mut self, ch: &mut Channel) -> Result<()>;
+/// A whole pipeline behind a pointer, over what stands below it: one virtual call for all that one receive does.
+pub(crate) trait DynPipeline<In, O> {
+    fn read(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step;
+    fn resume(&mut self, ch: &mut Channel, out: &mut O) -> Step;
+    fn end(&mut self, ch: &mut Channel, out: &mut O) -> Step;
+    fn read_complete(&mut self, ch: &mut Channel, out: &mut O);
+    fn flush(&mut self, ch: &mut Channel, out: &mut O);
+    fn signal(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>);
+    fn error(&mut self, ch: &mut Channel, out: &mut O, error: Error);
+    fn operate(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()>;
+    fn is_busy(&self) -> bool;
+    fn take_unused(&mut self) -> Option<In>;
+    fn undecoded(&self) -> usize;
 }
 
-impl<P: Pipeline<In = Bytes, Out = Bytes>> DynPipeline for P {
-    fn read(&mut self, ch: &mut Channel, chunk: Bytes) -> Step {
-        if !P::MAKES_MESSAGES {
+impl<P: Pipeline, O: Outbound<P::Out>> DynPipeline<P::In, O> for P {
+    fn read(&mut self, ch: &mut Channel, out: &mut O, msg: P::In) -> Step {
+        if !P::MAKES_MESSAGES && out.is_transport() {
             ch.spend();
         }
-        Pipeline::read(self, ch, &mut Edge, chunk)
+        Pipeline::read(self, ch, out, msg)
     }
-    fn resume(&mut self, ch: &mut Channel) -> Step {
-        Pipeline::resume(self, ch, &mut Edge)
+    fn resume(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        Pipeline::resume(self, ch, out)
     }
-    fn end(&mut self, ch: &mut Channel) -> Step {
-        Pipeline::end(self, ch, &mut Edge)
+    fn end(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        Pipeline::end(self, ch, out)
     }
-    fn read_complete(&mut self, ch: &mut Channel) {
-        Pipeline::read_complete(self, ch, &mut Edge)
+    fn read_complete(&mut self, ch: &mut Channel, out: &mut O) {
+        Pipeline::read_complete(self, ch, out)
     }
-    fn flush(&mut self, ch: &mut Channel) {
-        Pipeline::flush(self, ch, &mut Edge)
+    fn flush(&mut self, ch: &mut Channel, out: &mut O) {
+        Pipeline::flush(self, ch, out)
     }
-    fn signal(&mut self, ch: &mut Channel, signal: Signal<'_>) {
-        Pipeline::signal(self, ch, &mut Edge, signal)
+    fn signal(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+        Pipeline::signal(self, ch, out, signal)
     }
-    fn error(&mut self, ch: &mut Channel, error: Error) {
-        Pipeline::error(self, ch, &mut Edge, error)
+    fn error(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+        Pipeline::error(self, ch, out, error)
     }
-    fn close(&mut self, ch: &mut Channel) -> Result<()> {
-        Pipeline::close(self, ch, &mut Edge)
+    fn operate(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        Pipeline::operate(self, ch, out, operation)
+    }
+    fn is_busy(&self) -> bool {
+        Pipeline::is_busy(self)
+    }
+    fn take_unused(&mut self) -> Option<P::In> {
+        Pipeline::take_unused(self)
+    }
+    fn undecoded(&self) -> usize {
+        Pipeline::undecoded(self)
     }
 }

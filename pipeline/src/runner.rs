@@ -2,9 +2,15 @@
 
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use crate::channel::Link;
-use crate::{Channel, DynPipeline, Error, Output, Signal, Step};
+use crate::channel::StageId;
+use crate::link::Link;
+use crate::outbound::Edge;
+use crate::pipeline::DynPipeline;
+use crate::{Channel, Error, Event, Operation, Output, Pipeline, Result, Signal, Step, Target};
 
 /// Chunks that wait for a held pipeline before [`Runner::wants_bytes`] says no.
 const WAITING_CHUNKS_MAX: usize = 4;
@@ -25,13 +31,15 @@ const WAITING_CHUNKS_MAX: usize = 4;
 /// assert_eq!(runner.output().pop().unwrap().as_ref(), b"HELLO\n");
 /// ```
 pub struct Runner {
-    pipeline: Box<dyn DynPipeline>,
+    pipeline: Box<dyn DynPipeline<Bytes, Edge>>,
     link: Box<Link>,
     /// Received while the pipeline was held, and not decoded yet.
     waiting: VecDeque<Bytes>,
     state: State,
     end: End,
     read_done: ReadDone,
+    /// When a stage has made the channel wait for too long.
+    wait_ends: Option<Instant>,
     /// What the stages have been told of the water marks.
     told_writable: bool,
 }
@@ -67,7 +75,7 @@ enum ReadDone {
 
 impl Runner {
     /// A pipeline on a channel that is not open yet.
-    pub fn new(pipeline: impl DynPipeline + 'static, channel: &Channel) -> Self {
+    pub fn new(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static, channel: &Channel) -> Self {
         Runner {
             pipeline: Box::new(pipeline),
             link: Box::new(Link::new(channel.limits())),
@@ -75,13 +83,42 @@ impl Runner {
             state: State::Ready,
             end: End::NotYet,
             read_done: ReadDone::Told,
+            wait_ends: None,
             told_writable: true,
         }
     }
 
     /// Tells the stages that the channel is open.
     pub fn open(&mut self, ch: &mut Channel) {
-        self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Open));
+        self.signal(ch, Signal::Open);
+    }
+
+    /// Asks the stages, from the tail to the transport, where to connect to: before the channel is open, on a
+    /// client's side. Gives the local address and the target that came out at the transport; nothing when a stage has
+    /// kept the operation.
+    ///
+    /// # Errors
+    /// The refusal of a stage.
+    pub fn connect(
+        &mut self,
+        ch: &mut Channel,
+        local: Option<SocketAddr>,
+        target: Target,
+    ) -> Result<Option<(Option<SocketAddr>, Target)>> {
+        self.run(ch, |pipeline, ch| {
+            if let Some(local) = local {
+                pipeline.operate(ch, &mut Edge, Operation::Bind(local))?;
+            }
+            pipeline.operate(ch, &mut Edge, Operation::Connect(target))
+        })?;
+        Ok(self.link.take_connect())
+    }
+
+    /// Gives the stages a user event from outside, from the transport towards the tail.
+    pub fn event(&mut self, ch: &mut Channel, event: Event) {
+        if !self.link.is_closing() {
+            self.signal(ch, Signal::Event(StageId::TRANSPORT, event));
+        }
     }
 
     /// Bytes have arrived. None follow [`ended`](Runner::ended).
@@ -110,10 +147,20 @@ impl Runner {
         if self.link.is_closing() {
             return;
         }
+        if let Some(asked) = self.link.asked_demand() {
+            asked.apply(&mut self.link);
+        }
+        while let Some((stage, event)) = self.link.pop_event() {
+            self.signal(ch, Signal::Event(stage, event));
+        }
+        if self.state == State::Ready {
+            self.signal(ch, Signal::Settle);
+        }
         let messages = ch.messages();
-        self.step(ch, |pipeline, ch| pipeline.resume(ch));
+        self.step(ch, |pipeline, ch| pipeline.resume(ch, &mut Edge));
         if ch.messages() != messages {
             self.read_done = ReadDone::ToTell;
+            self.wait_ends = None; // one wait is over
         }
         self.read_waiting(ch);
     }
@@ -138,20 +185,22 @@ impl Runner {
         }
         self.run(ch, |pipeline, ch| {
             if read_complete {
-                pipeline.read_complete(ch);
+                pipeline.read_complete(ch, &mut Edge);
             }
-            pipeline.flush(ch);
+            pipeline.flush(ch, &mut Edge);
         });
         if self.told_writable && !self.link.is_writable() {
             self.told_writable = false;
             self.run(ch, |pipeline, ch| {
-                pipeline.signal(ch, Signal::Writable(false));
-                pipeline.flush(ch);
+                pipeline.signal(ch, &mut Edge, &mut Signal::Writable(false));
+                pipeline.flush(ch, &mut Edge);
             });
         }
         if self.link.is_closing() {
             self.waiting = VecDeque::new(); // no more is decoded
+            self.link.end_writes();
         }
+        self.limit_wait(ch);
         self.link.refill(ch.limits());
         self.link.may_read()
             && match self.state {
@@ -183,13 +232,35 @@ impl Runner {
     /// Whether the other side is to be told, behind the output, that no more will be sent.
     #[inline]
     pub fn is_output_closed(&self) -> bool {
-        self.link.output_closed
+        self.link.is_half_closed()
     }
 
     /// Whether a stage or an error has asked for the close.
     #[inline]
     pub fn is_closing(&self) -> bool {
         self.link.is_closing()
+    }
+
+    /// When [`expire`](Runner::expire) is to be called, if nothing else calls the runner before.
+    #[inline]
+    pub fn next_timer(&self) -> Option<Instant> {
+        match (self.link.next_timer(), self.wait_ends) {
+            (Some(timer), Some(wait)) => Some(timer.min(wait)),
+            (timer, wait) => timer.or(wait),
+        }
+    }
+
+    /// Calls the stages whose timers have come, and ends a wait that has been too long.
+    pub fn expire(&mut self, ch: &mut Channel) {
+        // Those that are set meanwhile wait for the next call, even if they have come.
+        let due: Vec<_> = std::iter::from_fn(|| self.link.pop_timer(ch.now())).collect();
+        for (stage, key) in due {
+            self.signal(ch, Signal::Timer(stage, key));
+        }
+        if self.wait_ends.is_some_and(|end| end <= ch.now()) {
+            self.wait_ends = None;
+            self.link.fail(WaitTooLong { limit: ch.limits().wait.unwrap_or_default() }.into());
+        }
     }
 
     /// Asks for an orderly close from outside. When what has been received is done, it travels from the tail to the
@@ -204,30 +275,34 @@ impl Runner {
     }
 
     fn close_now(&mut self, ch: &mut Channel) {
-        if let Err(error) = self.run(ch, |pipeline, ch| pipeline.close(ch)) {
+        if let Err(error) = self.run(ch, |pipeline, ch| pipeline.operate(ch, &mut Edge, Operation::Close)) {
             self.link.fail(error);
         }
     }
 
     /// An error of the transport: it travels from there to the tail, and closes.
     pub fn fail(&mut self, ch: &mut Channel, error: Error) {
-        self.run(ch, |pipeline, ch| pipeline.error(ch, error));
+        self.run(ch, |pipeline, ch| pipeline.error(ch, &mut Edge, error));
         self.link.close();
     }
 
     /// Tells the stages that the channel is closed, with the reason, and gives the reason. Called once, and last.
     pub fn closed(&mut self, ch: &mut Channel) -> Option<&Error> {
         self.link.close();
+        self.link.shut();
         let reason = self.link.failure();
-        self.pipeline.signal(ch, Signal::Closed(reason));
+        self.pipeline.signal(ch, &mut Edge, &mut Signal::Closed(reason));
         reason
     }
 
     /// Runs the pipeline with this channel's state in the loop's `Channel`.
     #[inline]
-    fn run<R>(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline, &mut Channel) -> R) -> R {
+    fn run<R>(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> R) -> R {
         std::mem::swap(&mut self.link, &mut ch.link);
         let result = call(&mut *self.pipeline, ch);
+        if ch.has_raised() {
+            pass_raised(&mut *self.pipeline, ch);
+        }
         std::mem::swap(&mut self.link, &mut ch.link);
         result
     }
@@ -235,17 +310,34 @@ impl Runner {
     #[inline]
     fn read(&mut self, ch: &mut Channel, chunk: Bytes) {
         self.read_done = ReadDone::ToTell;
-        self.step(ch, |pipeline, ch| pipeline.read(ch, chunk));
+        self.step(ch, |pipeline, ch| pipeline.read(ch, &mut Edge, chunk));
     }
 
     /// Runs the pipeline by messages, as far as it comes.
     #[inline]
-    fn step(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline, &mut Channel) -> Step) {
+    fn step(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> Step) {
         self.state = match self.run(ch, call) {
             Step::Ready => State::Ready,
             Step::Held if self.link.is_spent() => State::CutShort,
             Step::Held => State::Held,
         };
+    }
+
+    fn signal(&mut self, ch: &mut Channel, mut signal: Signal<'_>) {
+        self.run(ch, |pipeline, ch| pipeline.signal(ch, &mut Edge, &mut signal));
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
+    }
+
+    /// Sees to it that no stage makes the channel wait without end. A pause, or a peer that doesn't read, is no wait.
+    #[inline]
+    fn limit_wait(&mut self, ch: &Channel) {
+        if self.state != State::Held || !self.link.may_read() {
+            self.wait_ends = None;
+        } else if self.wait_ends.is_none() {
+            self.wait_ends = ch.limits().wait.map(|limit| ch.now() + limit);
+        }
     }
 
     fn read_waiting(&mut self, ch: &mut Channel) {
@@ -257,7 +349,7 @@ impl Runner {
             match std::mem::replace(&mut self.end, End::Passed) {
                 End::HalfClose => {
                     self.read_done = ReadDone::ToTell;
-                    self.step(ch, |pipeline, ch| pipeline.end(ch));
+                    self.step(ch, |pipeline, ch| pipeline.end(ch, &mut Edge));
                 }
                 End::Close => self.close_now(ch),
                 before => {
@@ -279,8 +371,35 @@ impl Runner {
     fn writable_again(&mut self, ch: &mut Channel) {
         if !self.told_writable {
             self.told_writable = true;
-            self.run(ch, |pipeline, ch| pipeline.signal(ch, Signal::Writable(true)));
+            self.signal(ch, Signal::Writable(true));
         }
         self.resume(ch);
     }
 }
+
+/// What stages have raised beside a message: it travels now that the message is done.
+#[cold]
+fn pass_raised(pipeline: &mut dyn DynPipeline<Bytes, Edge>, ch: &mut Channel) {
+    while let Some((from, event)) = ch.next_raised_from(StageId::TRANSPORT) {
+        let mut signal = Signal::Event(from, event);
+        pipeline.signal(ch, &mut Edge, &mut signal);
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
+    }
+}
+
+/// A stage has made its channel wait for longer than [`Limits::wait`](crate::Limits::wait).
+#[derive(Debug)]
+pub struct WaitTooLong {
+    /// The limit.
+    pub limit: Duration,
+}
+
+impl fmt::Display for WaitTooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a stage of the channel has waited for longer than {:?}", self.limit)
+    }
+}
+
+impl std::error::Error for WaitTooLong {}

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use crate::{Channel, Error, Outbound, Pipeline, Result, Signal, Step};
+use crate::{Channel, Error, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 /// The tail that [`Builder::service`](crate::Builder::service) makes of an asynchronous function.
 pub struct Service<In, Out> {
@@ -77,7 +77,7 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
     }
 
     fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        if let Err(error) = self.close(ch, out) {
+        if let Err(error) = self.operate(ch, out, Operation::Close) {
             ch.fail(error);
         }
         Step::Ready
@@ -93,7 +93,7 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
         }
     }
 
-    fn signal<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O, signal: Signal<'_>) {
+    fn signal<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O, signal: &mut Signal<'_>) {
         if let Signal::Closed(_) = signal {
             self.driver = None; // cancels the request in progress
         }
@@ -103,7 +103,22 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
         ch.fail(error);
     }
 
-    fn close<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        if ch.is_closing() { Ok(()) } else { out.close(ch) }
+    fn operate<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        match operation {
+            Operation::Close if ch.is_closing() => Ok(()),
+            operation => out.operate(ch, operation),
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    fn take_unused(&mut self) -> Option<In> {
+        None
+    }
+
+    fn undecoded(&self) -> usize {
+        0
     }
 }

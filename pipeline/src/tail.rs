@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use crate::channel::StageId;
 use crate::writer::{Entry, Outbox};
-use crate::{Channel, Context, Error, Outbound, Pipeline, Result, Signal, Step};
+use crate::{Channel, Context, Error, Event, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 /// The end of a pipeline, with the state of one connection and no lock: the fastest way to answer.
 ///
@@ -73,6 +74,22 @@ pub trait Tail {
         cx.close()
     }
 
+    /// A user event that no stage has taken, or from a task of this one.
+    ///
+    /// # Errors
+    /// See [`Tail`].
+    fn event(&mut self, _cx: &mut Context<'_, Self::Out>, _event: &mut Event) -> Result<()> {
+        Ok(())
+    }
+
+    /// A timer that it has set has come.
+    ///
+    /// # Errors
+    /// See [`Tail`].
+    fn timer(&mut self, _cx: &mut Context<'_, Self::Out>, _key: u32) -> Result<()> {
+        Ok(())
+    }
+
     /// An error of any stage that none of them handled. Given back, it closes the channel.
     ///
     /// # Errors
@@ -81,19 +98,31 @@ pub trait Tail {
         Err(error)
     }
 
-    /// The channel is closed, in order or for this reason. Called once; nothing follows.
+    /// The channel is closed, in order or for this reason; or the whole pipeline has been switched for another. Called
+    /// once; nothing follows.
     fn closed(&mut self, _why: Option<&Error>) {}
 }
 
 /// A tail as the last stage of a pipeline.
 pub struct TailStage<T: Tail> {
     tail: T,
+    id: StageId,
     outbox: Option<Rc<Outbox<T::Out>>>,
 }
 
 impl<T: Tail> TailStage<T> {
     pub(crate) fn new(tail: T, outbox: Option<Rc<Outbox<T::Out>>>) -> Self {
-        TailStage { tail, outbox }
+        TailStage { tail, id: StageId::TRANSPORT, outbox }
+    }
+
+    #[inline]
+    fn with<O: Outbound<T::Out>, R>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        call: impl FnOnce(&mut T, &mut Context<'_, T::Out>) -> R,
+    ) -> R {
+        call(&mut self.tail, &mut Context::new(out, ch, self.id))
     }
 
     fn shut(&self) {
@@ -111,9 +140,12 @@ impl<T: Tail> TailStage<T> {
             && let Some(entry) = outbox.pop()
         {
             let result = match entry {
-                Entry::Close => Context::new(out, ch).close(),
-                Entry::CloseOutput => out.close_output(ch),
-                Entry::Message(msg) => out.write(ch, msg),
+                Entry::Close => out.operate(ch, Operation::Close),
+                Entry::CloseOutput => out.operate(ch, Operation::CloseOutput),
+                Entry::Message(msg, None) => out.write(ch, msg),
+                Entry::Message(msg, Some(promise)) => {
+                    out.write(ch, msg).and_then(|()| out.operate(ch, Operation::Promise(promise)))
+                }
             };
             if let Err(error) = result {
                 self.fail(ch, out, error);
@@ -124,7 +156,7 @@ impl<T: Tail> TailStage<T> {
 
     #[cold]
     fn fail<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
-        if let Err(error) = self.tail.error(&mut Context::new(out, ch), error) {
+        if let Err(error) = self.with(ch, out, |tail, cx| tail.error(cx, error)) {
             ch.fail(error);
         }
     }
@@ -136,7 +168,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn read<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: T::In) -> Step {
-        if let Err(error) = self.tail.read(&mut Context::new(out, ch), msg) {
+        if let Err(error) = self.with(ch, out, |tail, cx| tail.read(cx, msg)) {
             self.fail(ch, out, error);
         }
         Step::Ready
@@ -149,7 +181,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     fn end<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
         self.drain(ch, out, true); // most tails close now
-        if let Err(error) = self.tail.half_closed(&mut Context::new(out, ch)) {
+        if let Err(error) = self.with(ch, out, |tail, cx| tail.half_closed(cx)) {
             self.fail(ch, out, error);
         }
         Step::Ready
@@ -157,7 +189,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn read_complete<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
-        if let Err(error) = self.tail.read_complete(&mut Context::new(out, ch)) {
+        if let Err(error) = self.with(ch, out, |tail, cx| tail.read_complete(cx)) {
             self.fail(ch, out, error);
         }
     }
@@ -169,17 +201,23 @@ impl<T: Tail> Pipeline for TailStage<T> {
         }
     }
 
-    fn signal<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: Signal<'_>) {
+    fn signal<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
             Signal::Open => {
+                self.id = ch.link.name_stage();
                 if let Some(outbox) = &self.outbox {
                     outbox.open(ch.waker().clone());
                 }
-                self.tail.open(&mut Context::new(out, ch))
+                self.with(ch, out, |tail, cx| tail.open(cx))
             }
-            Signal::Writable(writable) => self.tail.writable(&mut Context::new(out, ch), writable),
+            Signal::Writable(writable) => self.with(ch, out, |tail, cx| tail.writable(cx, *writable)),
+            Signal::Timer(of, key) if *of == self.id => self.with(ch, out, |tail, cx| tail.timer(cx, *key)),
+            Signal::Event(from, event) if *from <= self.id && !event.is_taken() => {
+                self.with(ch, out, |tail, cx| tail.event(cx, event))
+            }
+            Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
-                self.tail.closed(why);
+                self.tail.closed(*why);
                 self.shut();
                 Ok(())
             }
@@ -193,9 +231,23 @@ impl<T: Tail> Pipeline for TailStage<T> {
         self.fail(ch, out, error);
     }
 
-    fn close<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
-        self.drain(ch, out, true);
-        Context::new(out, ch).close()
+    fn operate<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        if let Operation::Close | Operation::CloseOutput = operation {
+            self.drain(ch, out, true);
+        }
+        Context::new(out, ch, self.id).operate(operation)
+    }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    fn take_unused(&mut self) -> Option<T::In> {
+        None
+    }
+
+    fn undecoded(&self) -> usize {
+        0
     }
 }
 

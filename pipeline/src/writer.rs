@@ -7,7 +7,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::Result;
+use crate::promise::promise;
+use crate::{Promise, Result, Written};
 
 /// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
 /// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
@@ -28,7 +29,7 @@ pub(crate) struct Outbox<T> {
 pub(crate) enum Entry<T> {
     Close,
     CloseOutput,
-    Message(T),
+    Message(T, Option<Promise>),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -69,11 +70,25 @@ impl<T> Writer<T> {
     /// # Errors
     /// The message.
     pub fn try_write(&self, msg: T) -> Result<(), T> {
+        self.put(msg, None)
+    }
+
+    /// Like [`try_write`](Writer::try_write); gives a future that resolves when the kernel has taken the message.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_send(&self, msg: T) -> Result<Written, T> {
+        let (promise, written) = promise();
+        self.put(msg, Some(promise))?;
+        Ok(written)
+    }
+
+    fn put(&self, msg: T, promise: Option<Promise>) -> Result<(), T> {
         let outbox = &*self.0;
         if outbox.state.get() != State::Open || outbox.queue.borrow().len() >= outbox.capacity {
             return Err(msg);
         }
-        outbox.push(Entry::Message(msg));
+        outbox.push(Entry::Message(msg, promise));
         Ok(())
     }
 
@@ -82,11 +97,23 @@ impl<T> Writer<T> {
     /// # Errors
     /// [`ChannelClosed`], when it will never be written.
     pub async fn write(&self, msg: T) -> Result<(), ChannelClosed> {
+        self.with_room(msg, Self::try_write).await
+    }
+
+    /// Queues the message as soon as there is room for it, and waits until the kernel has taken it.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when the channel has closed before.
+    pub async fn send(&self, msg: T) -> Result<(), ChannelClosed> {
+        self.with_room(msg, Self::try_send).await?.await
+    }
+
+    async fn with_room<R>(&self, msg: T, put: fn(&Self, T) -> Result<R, T>) -> Result<R, ChannelClosed> {
         let mut msg = Some(msg);
         poll_fn(|task| {
-            let Some(unwritten) = msg.take() else { return Poll::Ready(Ok(())) };
-            match self.try_write(unwritten) {
-                Ok(()) => Poll::Ready(Ok(())),
+            let Some(unwritten) = msg.take() else { return Poll::Pending };
+            match put(self, unwritten) {
+                Ok(done) => Poll::Ready(Ok(done)),
                 Err(_) if self.0.state.get() != State::Open => Poll::Ready(Err(ChannelClosed)),
                 Err(back) => {
                     msg = Some(back);

@@ -38,7 +38,7 @@ fn turns(runner: &mut Runner, channel: &mut Channel, chunks: &[Bytes]) -> usize 
 }
 
 /// Echoes these chunks for a while, then proves that no more memory is needed for them.
-fn verify(name: &str, pipeline: impl DynPipeline + 'static, chunks: &[Bytes]) {
+fn verify(name: &str, pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static, chunks: &[Bytes]) {
     let limits = Limits { messages_per_turn: 8, ..Limits::default() };
     let mut channel = Channel::new(limits);
     let mut runner = Runner::new(pipeline, &channel);

@@ -1,5 +1,6 @@
 //! Addresses as users write them.
 
+use perihelion_pipeline::Target;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
@@ -59,6 +60,26 @@ impl FromStr for Address {
     }
 }
 
+impl From<&Address> for Target {
+    fn from(address: &Address) -> Self {
+        if let Ok(address) = address.authority.parse() {
+            return Target::Address(address);
+        }
+        // It was looked at when it was parsed.
+        let (host, port) = address.authority.rsplit_once(':').unwrap_or((&address.authority, ""));
+        Target::Name { host: host.into(), port: port.parse().unwrap_or(0) }
+    }
+}
+
+impl From<Target> for Address {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Address(address) => address.into(),
+            Target::Name { host, port } => Address { authority: format!("{host}:{port}") },
+        }
+    }
+}
+
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         Address { authority: address.to_string() }
@@ -87,6 +108,16 @@ mod tests {
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(why) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_as_a_target() {
+        for text in ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1"] {
+            let address: Address = text.parse().unwrap();
+            let target = Target::from(&address);
+            assert_eq!(matches!(target, Target::Name { .. }), text.contains("localhost"));
+            assert_eq!(Address::from(target), address);
         }
     }
 

@@ -5,6 +5,7 @@ use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_
 use std::any::Any;
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::group::{Group, Notice, Order};
 use crate::watch::Watch;
@@ -24,10 +25,16 @@ pub(crate) struct Channel {
     /// Whether the end of this turn has been asked for.
     finishing: bool,
     /// The deadline of the close.
-    timer: Option<TimerId>,
+    deadline: Option<TimerId>,
+    /// When the runner is called for its timers, or earlier.
+    runner_timer: Option<(TimerId, Instant)>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
 }
+
+/// Keys of the timers of the event loop.
+const DEADLINE: u32 = 0;
+const RUNNER: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum State {
@@ -86,7 +93,8 @@ impl Channel {
             inbound,
             outbound: Outbound::Idle,
             finishing: false,
-            timer: None,
+            deadline: None,
+            runner_timer: None,
             watch,
         };
         // The stages are told when the channel can be called: a panic in one of them is then the channel's own.
@@ -117,11 +125,28 @@ impl Channel {
     fn set_deadline(&mut self, io: &mut Io, after: std::time::Duration) {
         self.clear_deadline(io);
         let at = io.now() + after;
-        self.timer = Some(io.set_timer(self.id, 0, at));
+        self.deadline = Some(io.set_timer(self.id, DEADLINE, at));
     }
 
     fn clear_deadline(&mut self, io: &mut Io) {
-        if let Some(timer) = self.timer.take() {
+        if let Some(timer) = self.deadline.take() {
+            io.cancel_timer(timer);
+        }
+    }
+
+    /// Sees to it that the runner is called for its next timer. One that has been put off costs nothing: the event
+    /// loop's timer stays, and is set anew when it comes too early.
+    fn arm_runner_timer(&mut self, io: &mut Io) {
+        let Some(at) = self.runner.next_timer() else { return };
+        if self.runner_timer.is_some_and(|(_, armed)| armed <= at) {
+            return;
+        }
+        self.clear_runner_timer(io);
+        self.runner_timer = Some((io.set_timer(self.id, RUNNER, at), at));
+    }
+
+    fn clear_runner_timer(&mut self, io: &mut Io) {
+        if let Some((timer, _)) = self.runner_timer.take() {
             io.cancel_timer(timer);
         }
     }
@@ -242,6 +267,7 @@ impl Channel {
             return;
         }
         self.clear_deadline(io);
+        self.clear_runner_timer(io);
         match how {
             How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
@@ -300,6 +326,7 @@ impl Endpoint for Channel {
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
         self.group.count_messages();
+        self.arm_runner_timer(io);
         self.send(io);
         if self.runner.is_closing() {
             self.proceed_with_close(io);
@@ -321,8 +348,16 @@ impl Endpoint for Channel {
         }
     }
 
-    fn timer(&mut self, io: &mut Io, _key: u32) {
-        self.timer = None;
+    fn timer(&mut self, io: &mut Io, key: u32) {
+        if key == RUNNER {
+            self.runner_timer = None;
+            if matches!(self.state, State::Open | State::Closing) {
+                self.run(io, |runner, ch| runner.expire(ch));
+                self.ask_finish(io);
+            }
+            return;
+        }
+        self.deadline = None;
         self.fail(io, io::Error::new(io::ErrorKind::TimedOut, "the close took longer than channel.close_ms"));
     }
 

@@ -16,14 +16,24 @@ use std::time::Duration;
 struct Connector {
     id: EndpointId,
     deadline: TimerId,
-    result: Rc<Outcome>,
+    result: Rc<Outcome<io::Result<OwnedFd>>>,
 }
 
-/// What became of the attempt.
-#[derive(Default)]
-struct Outcome {
-    result: Cell<Option<io::Result<OwnedFd>>>,
+/// What a task waits for and the event loop finds out.
+struct Outcome<R> {
+    result: Cell<Option<R>>,
     waiter: RefCell<Option<Waker>>,
+}
+
+/// Calls something on the event loop, when what runs now has returned, and gives its result.
+///
+/// # Panics
+/// Outside a worker.
+pub(crate) async fn on_loop<R: 'static>(call: impl FnOnce(&mut Io) -> R + 'static) -> R {
+    let outcome = Rc::new(Outcome::new());
+    let result = Rc::clone(&outcome);
+    defer(move |io| result.set(call(io)));
+    outcome.get().await
 }
 
 /// Connects a socket of this worker, within this time.
@@ -31,7 +41,7 @@ struct Outcome {
 /// # Panics
 /// Outside a worker.
 pub(crate) async fn connect(socket: Socket, address: SocketAddr, limit: Duration) -> io::Result<OwnedFd> {
-    let outcome = Rc::new(Outcome::default());
+    let outcome = Rc::new(Outcome::new());
     let result = Rc::clone(&outcome);
     defer(move |io| {
         let theirs = Rc::clone(&result);
@@ -44,22 +54,30 @@ pub(crate) async fn connect(socket: Socket, address: SocketAddr, limit: Duration
             Err(_) => result.set(Err(io::Error::other("the worker can't hold more connections"))),
         }
     });
-    poll_fn(|task| match outcome.result.take() {
-        Some(result) => Poll::Ready(result),
-        None => {
-            outcome.waiter.replace(Some(task.waker().clone()));
-            Poll::Pending
-        }
-    })
-    .await
+    outcome.get().await
 }
 
-impl Outcome {
-    fn set(&self, result: io::Result<OwnedFd>) {
+impl<R> Outcome<R> {
+    fn new() -> Self {
+        Outcome { result: Cell::new(None), waiter: RefCell::new(None) }
+    }
+
+    fn set(&self, result: R) {
         self.result.set(Some(result));
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
         }
+    }
+
+    async fn get(&self) -> R {
+        poll_fn(|task| match self.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                self.waiter.replace(Some(task.waker().clone()));
+                Poll::Pending
+            }
+        })
+        .await
     }
 }
 

@@ -34,6 +34,14 @@ pub enum Error {
         /// What to do about it; may be empty.
         remedy: &'static str,
     },
+    /// A stage of the pipeline has refused to connect.
+    #[error("a stage refused to connect to {address}: {cause}")]
+    Refused {
+        /// The address.
+        address: Address,
+        /// The stage's error.
+        cause: perihelion_pipeline::Error,
+    },
     /// A connection that could not be made.
     #[error("can't connect to {address}: {cause}")]
     Connect {

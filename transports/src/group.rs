@@ -55,6 +55,8 @@ impl Group {
             high_water_bytes: config.high_water_bytes,
             low_water_bytes: config.low_water_bytes,
             messages_per_turn: config.messages_per_turn,
+            wait: config.wait(),
+            auto_read: config.auto_read,
         };
         Rc::new(Group {
             channel: RefCell::new(pipeline::Channel::new(limits)),
@@ -88,9 +90,14 @@ impl Group {
     /// Publishes how many messages were handled since the last time.
     #[inline]
     pub(crate) fn count_messages(&self) {
-        let messages = self.channel.borrow_mut().take_messages();
+        let channel = &mut *self.channel.borrow_mut();
+        let messages = channel.take_messages();
         if messages > 0 {
             self.counters.messages.add(messages);
+        }
+        let untaken = channel.take_untaken_events();
+        if untaken > 0 {
+            tracing::debug!(untaken, "user events that no stage took");
         }
     }
 

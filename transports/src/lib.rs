@@ -21,4 +21,4 @@ pub use client::Client;
 pub use connection::Connection;
 pub use error::Error;
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
-pub use watch::ChannelHandle;
+pub use watch::{ChannelHandle, Closed};

@@ -34,9 +34,17 @@ pub(crate) fn listen(address: SocketAddr, config: &TcpConfig, count: usize) -> i
     Ok(sockets)
 }
 
-/// A socket for one connect.
-pub(crate) fn for_connect(address: SocketAddr, config: &TcpConfig) -> io::Result<Socket> {
-    new(address, config)
+/// A socket for one connect, from this local address if one is given.
+pub(crate) fn for_connect(
+    address: SocketAddr,
+    local: Option<SocketAddr>,
+    config: &TcpConfig,
+) -> io::Result<Socket> {
+    let socket = new(address, config)?;
+    if let Some(local) = local {
+        socket.bind(&local.into())?;
+    }
+    Ok(socket)
 }
 
 /// Options that a listener's connections inherit are set on the listener, and cost nothing for each connection.

@@ -1,9 +1,9 @@
 //! A client's view of its channel: when it is closed, and the wish to close it.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Shared by a channel and its handle.
 #[derive(Default)]
@@ -46,26 +46,36 @@ impl Watch {
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
-    /// Closes the channel, behind what was written.
-    pub fn close(&self) {
+    /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
+    /// channel closes whether it is awaited or not.
+    pub fn close(&self) -> Closed {
         self.0.wants_close.set(true);
         if let Stage::Open(channel) = &*self.0.stage.borrow() {
             channel.wake_by_ref();
         }
+        self.closed()
     }
 
     /// Waits until the channel is closed, and gives the reason unless it was closed in order.
-    pub async fn closed(&self) -> Option<String> {
-        poll_fn(|task| match &*self.0.stage.borrow() {
-            Stage::Closed(reason) => Poll::Ready(reason.clone()),
-            _ => {
-                let mut waiting = self.0.waiting.borrow_mut();
-                if !waiting.iter().any(|waker| waker.will_wake(task.waker())) {
-                    waiting.push(task.waker().clone());
-                }
-                Poll::Pending
-            }
-        })
-        .await
+    pub fn closed(&self) -> Closed {
+        Closed(Rc::clone(&self.0))
+    }
+}
+
+/// Done when a channel is closed: with the reason, unless it was closed in order.
+pub struct Closed(Rc<Watch>);
+
+impl Future for Closed {
+    type Output = Option<String>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<String>> {
+        if let Stage::Closed(reason) = &*self.0.stage.borrow() {
+            return Poll::Ready(reason.clone());
+        }
+        let mut waiting = self.0.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(task.waker())) {
+            waiting.push(task.waker().clone());
+        }
+        Poll::Pending
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use perihelion_pipeline::*;
@@ -19,6 +19,8 @@ pub(crate) struct Host {
     pub(crate) channel: Channel,
     limits: Limits,
     wakes: Arc<Wakes>,
+    /// Stands still unless it is advanced.
+    now: Instant,
     inbox: VecDeque<Bytes>,
     ends: bool,
     in_flight: VecDeque<Segment>,
@@ -46,17 +48,18 @@ impl Wake for Wakes {
 }
 
 impl Host {
-    pub(crate) fn new(pipeline: impl DynPipeline + 'static) -> Self {
+    pub(crate) fn new(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) -> Self {
         Self::with_limits(pipeline, Limits::default())
     }
 
-    pub(crate) fn with_limits(pipeline: impl DynPipeline + 'static, limits: Limits) -> Self {
+    pub(crate) fn with_limits(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static, limits: Limits) -> Self {
         let channel = Channel::new(limits);
         let mut host = Host {
             runner: Runner::new(pipeline, &channel),
             channel,
             limits,
             wakes: Arc::default(),
+            now: Instant::now(),
             inbox: VecDeque::new(),
             ends: false,
             in_flight: VecDeque::new(),
@@ -140,6 +143,31 @@ impl Host {
         self.finish_turn();
     }
 
+    /// Lets time pass, with a turn for each timer that comes.
+    pub(crate) fn advance(&mut self, by: Duration) -> &mut Self {
+        let end = self.now + by;
+        self.run();
+        while self.closed.is_none()
+            && let Some(at) = self.runner.next_timer()
+            && at <= end
+        {
+            self.now = self.now.max(at);
+            self.prepare();
+            self.runner.expire(&mut self.channel);
+            self.finish_turn();
+            self.run();
+        }
+        self.now = end;
+        self
+    }
+
+    /// A user event from outside.
+    pub(crate) fn event<E: 'static>(&mut self, event: E) {
+        self.prepare();
+        self.runner.event(&mut self.channel, Event::new(event));
+        self.finish_turn();
+    }
+
     /// An error of the transport: nothing more is sent.
     pub(crate) fn fail(&mut self, error: Error) {
         self.prepare();
@@ -165,7 +193,7 @@ impl Host {
     }
 
     fn prepare(&mut self) {
-        self.channel.prepare(Instant::now(), Waker::from(self.wakes.clone()));
+        self.channel.prepare(self.now, Waker::from(self.wakes.clone()));
     }
 
     fn finish_turn(&mut self) -> bool {
@@ -367,9 +395,28 @@ impl Handler for Spy {
         self.note("half_closed");
         Ok(())
     }
-    fn close(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
-        self.note("close");
-        cx.close()
+    fn operate(&mut self, cx: &mut Context<'_, Bytes>, operation: Operation) -> Result<()> {
+        self.note(match &operation {
+            Operation::Bind(local) => format!("bind {local}"),
+            Operation::Connect(target) => format!("connect {target:?}"),
+            Operation::Close => "close".into(),
+            Operation::CloseOutput => "close_output".into(),
+            Operation::Promise(_) => "promise".into(),
+            Operation::Event(_) => "outbound event".into(),
+        });
+        cx.operate(operation)
+    }
+    fn event(&mut self, _cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
+        self.note(format!("event {}", event.get::<&str>().unwrap_or(&"?")));
+        Ok(())
+    }
+    fn timer(&mut self, _cx: &mut Context<'_, Bytes>, key: u32) -> Result<()> {
+        self.note(format!("timer {key}"));
+        Ok(())
+    }
+    fn removed(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<()> {
+        self.note("removed");
+        Ok(())
     }
     fn error(&mut self, _cx: &mut Context<'_, Bytes>, error: Error) -> Result<()> {
         self.note(format!("error {error}"));

@@ -55,9 +55,11 @@ impl Handler for Fails {
         self.in_hook("flush")?;
         cx.flush()
     }
-    fn close(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
-        self.in_hook("close")?;
-        cx.close()
+    fn operate(&mut self, cx: &mut Context<'_, Bytes>, operation: Operation) -> Result<()> {
+        if let Operation::Close = operation {
+            self.in_hook("close")?;
+        }
+        cx.operate(operation)
     }
     fn error(&mut self, _cx: &mut Context<'_, Bytes>, error: Error) -> Result<()> {
         if self.handles { Ok(()) } else { Err(error) }

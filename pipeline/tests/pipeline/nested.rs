@@ -222,9 +222,14 @@ impl Handler for Slow {
         }
         cx.flush()
     }
-    fn close(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<()> {
-        self.closes = true;
-        Ok(())
+    fn operate(&mut self, cx: &mut Context<'_, Bytes>, operation: Operation) -> Result<()> {
+        match operation {
+            Operation::Close => {
+                self.closes = true;
+                Ok(())
+            }
+            other => cx.operate(other),
+        }
     }
 }
 

@@ -277,7 +277,7 @@ fn run(plan: Plan) {
     };
     let [a, b] = plan.scripts.map(Scripted::new);
     let (high_water_bytes, low_water_bytes, messages_per_turn) = plan.limits;
-    let limits = Limits { high_water_bytes, low_water_bytes, messages_per_turn };
+    let limits = Limits { high_water_bytes, low_water_bytes, messages_per_turn, ..Limits::default() };
     let pipeline = transport().then(a).then(b).tail_with_writer(tail, &writer);
     let mut host = match &plan.codecs {
         Codecs::None => Host::with_limits(pipeline, limits),

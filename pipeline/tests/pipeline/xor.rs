@@ -105,9 +105,11 @@ impl Protocol for Xor {
         Ok(())
     }
 
-    fn close(&mut self, wire: &mut Wire<'_>) -> Result<()> {
-        wire.output().put_slice(BYE);
-        Ok(())
+    fn operate(&mut self, wire: &mut Wire<'_>, operation: Operation) -> Result<Option<Operation>> {
+        if let Operation::Close = operation {
+            wire.output().put_slice(BYE);
+        }
+        Ok(Some(operation))
     }
 }
 

@@ -109,6 +109,10 @@ pub struct ChannelConfig {
     pub low_water_bytes: usize,
     /// Messages that are handled before other channels get their turn.
     pub messages_per_turn: u32,
+    /// Whether messages are read as they come. Otherwise a channel reads nothing until a stage or task asks for it.
+    pub auto_read: bool,
+    /// How long a stage may make its channel wait, in milliseconds; then the channel is closed. 0 is for ever.
+    pub wait_ms: u64,
     /// How long an orderly close may take, in milliseconds; then the connection is reset.
     pub close_ms: u64,
     /// How long channels may drain when their server stops, in milliseconds; then they are reset.
@@ -173,6 +177,8 @@ impl Default for ChannelConfig {
             high_water_bytes: 64 * 1024,
             low_water_bytes: 32 * 1024,
             messages_per_turn: 256,
+            auto_read: true,
+            wait_ms: 30_000,
             close_ms: 5_000,
             drain_ms: 10_000,
             connect_ms: 10_000,
@@ -194,6 +200,11 @@ impl Default for TcpConfig {
 }
 
 impl ChannelConfig {
+    /// How long a stage may make its channel wait. `None`: for ever.
+    pub fn wait(&self) -> Option<Duration> {
+        (self.wait_ms > 0).then(|| Duration::from_millis(self.wait_ms))
+    }
+
     /// How long an orderly close may take.
     pub fn close(&self) -> Duration {
         Duration::from_millis(self.close_ms)

@@ -1,0 +1,390 @@
+//! What a pipeline's channel keeps between two turns.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::channel::StageId;
+use crate::demand::DemandCell;
+use crate::event::EventInbox;
+use crate::{ChannelClosed, Error, Limits, Output, Promise, Target};
+
+/// How many timers the stages of a channel may have at once.
+const TIMERS_MAX: usize = 1024;
+
+/// What a pipeline's channel keeps between two turns. Small, since most channels are idle.
+pub(crate) struct Link {
+    pub(crate) output: Output,
+    /// Bytes written and not yet taken by the kernel, on all levels.
+    queued: usize,
+    /// Bytes that the kernel has taken.
+    taken: u64,
+    /// Messages that may still be handled in this turn.
+    budget: u32,
+    stops: Stops,
+    demand: Demand,
+    writing: Writing,
+    /// The stage that was named last.
+    stages: u16,
+    failure: Option<Error>,
+    /// What few channels need.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+struct Rare {
+    timers: Vec<(StageId, u32, Instant)>,
+    /// Stages that want to be asked for more.
+    asking: Vec<StageId>,
+    /// Promises, by how many bytes must have been taken.
+    promises: VecDeque<(u64, Promise)>,
+    /// What tasks have given the stages.
+    events: Option<Rc<EventInbox>>,
+    demand: Option<Rc<DemandCell>>,
+    bind: Option<SocketAddr>,
+    connect: Option<Target>,
+}
+
+/// Why a channel reads nothing; it reads when there is no reason.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Stops(u8);
+
+impl Stops {
+    const PAUSED: u8 = 1;
+    const UNWRITABLE: u8 = 2;
+    const CLOSING: u8 = 4;
+    /// A pipeline is to take the place of another: the old one decodes no more.
+    const SWITCHING: u8 = 8;
+
+    fn set(&mut self, reason: u8) {
+        self.0 |= reason;
+    }
+    fn clear(&mut self, reason: u8) {
+        self.0 &= !reason;
+    }
+    fn has(self, reason: u8) -> bool {
+        self.0 & reason != 0
+    }
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Who decides how many messages are read.
+#[derive(Clone, Copy, PartialEq)]
+enum Demand {
+    /// All that come.
+    Auto,
+    /// This many more.
+    Messages(u32),
+}
+
+/// What becomes of what is written now.
+#[derive(Clone, Copy, PartialEq)]
+enum Writing {
+    Open,
+    /// Nothing may follow, and the other side is to be told.
+    HalfClosed,
+    /// Nothing may follow: the channel closes.
+    Closed,
+}
+
+impl Link {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let mut link = Link {
+            output: Output::default(),
+            queued: 0,
+            taken: 0,
+            budget: limits.messages_per_turn,
+            stops: Stops::default(),
+            demand: Demand::Auto,
+            writing: Writing::Open,
+            stages: 0,
+            failure: None,
+            rare: None,
+        };
+        if !limits.auto_read {
+            link.pause();
+        }
+        link
+    }
+
+    /// A new turn.
+    #[inline]
+    pub(crate) fn refill(&mut self, limits: &Limits) {
+        self.budget = limits.messages_per_turn;
+    }
+
+    /// A message has been made.
+    #[inline]
+    pub(crate) fn spend(&mut self) {
+        self.budget = self.budget.saturating_sub(1);
+        if let Demand::Messages(left) = &mut self.demand {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.stops.set(Stops::PAUSED);
+            }
+        }
+    }
+
+    pub(crate) fn pause(&mut self) {
+        self.demand = Demand::Messages(0);
+        self.stops.set(Stops::PAUSED);
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.demand = Demand::Auto;
+        self.stops.clear(Stops::PAUSED);
+    }
+
+    /// Asks for this many messages more.
+    pub(crate) fn read_more(&mut self, count: u32) {
+        let left = match self.demand {
+            Demand::Auto => 0,
+            Demand::Messages(left) => left,
+        };
+        self.demand = Demand::Messages(left.saturating_add(count));
+        self.stops.clear(Stops::PAUSED);
+    }
+
+    /// An output that held `before` bytes now holds `after`.
+    #[inline]
+    pub(crate) fn count(&mut self, before: usize, after: usize, limits: &Limits) {
+        self.queued = self.queued + after - before;
+        if self.queued > limits.high_water_bytes {
+            self.stops.set(Stops::UNWRITABLE);
+        }
+    }
+
+    /// The kernel took `n` bytes. True when the channel became writable again by it.
+    #[inline]
+    pub(crate) fn sent(&mut self, n: usize, limits: &Limits) -> bool {
+        debug_assert!(n <= self.queued, "more was sent than was written");
+        self.queued -= n;
+        self.taken += n as u64;
+        if self.rare.is_some() {
+            self.resolve_promises();
+        }
+        let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
+        if back {
+            self.stops.clear(Stops::UNWRITABLE);
+        }
+        back
+    }
+
+    /// Whether another message may be made in this turn.
+    #[inline]
+    pub(crate) fn may_go_on(&self) -> bool {
+        self.budget != 0 && self.stops.is_empty()
+    }
+
+    /// Whether a stage may go on with what it holds, in this turn: a switch waits for it.
+    #[inline]
+    pub(crate) fn may_finish(&self) -> bool {
+        self.budget != 0 && self.may_read()
+    }
+
+    /// Whether another message may be made, in this turn or the next.
+    #[inline]
+    pub(crate) fn may_read(&self) -> bool {
+        self.stops.0 & !Stops::SWITCHING == 0
+    }
+
+    /// Whether the messages of this turn are used up.
+    #[inline]
+    pub(crate) fn is_spent(&self) -> bool {
+        self.budget == 0
+    }
+
+    #[inline]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.stops.has(Stops::CLOSING)
+    }
+
+    #[inline]
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.stops.has(Stops::UNWRITABLE)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.stops.has(Stops::PAUSED)
+    }
+
+    /// Whether what is written now can still be sent.
+    #[inline]
+    pub(crate) fn takes_writes(&self) -> bool {
+        self.writing == Writing::Open
+    }
+
+    /// Nothing may follow what has been written.
+    pub(crate) fn end_writes(&mut self) {
+        if self.writing == Writing::Open {
+            self.writing = Writing::Closed;
+        }
+    }
+
+    /// Nothing may follow what has been written, and the other side is to be told.
+    pub(crate) fn half_close(&mut self) {
+        if self.writing == Writing::Open {
+            self.writing = Writing::HalfClosed;
+        }
+    }
+
+    /// Whether the other side is to be told that no more will be sent.
+    #[inline]
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.writing == Writing::HalfClosed
+    }
+
+    pub(crate) fn set_switching(&mut self, switching: bool) {
+        if switching { self.stops.set(Stops::SWITCHING) } else { self.stops.clear(Stops::SWITCHING) }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.stops.set(Stops::CLOSING);
+    }
+
+    /// The first error becomes the reason of the close. That nothing can be written after a close is none.
+    #[cold]
+    pub(crate) fn fail(&mut self, error: Error) {
+        if !(self.is_closing() && error.downcast_ref::<ChannelClosed>().is_some()) {
+            self.failure.get_or_insert(error);
+        }
+        self.close();
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// A name for a stage, greater than all before.
+    pub(crate) fn name_stage(&mut self) -> StageId {
+        self.stages = self.stages.checked_add(1).expect("a channel has at most 65,535 stages in its life");
+        StageId(self.stages)
+    }
+}
+
+/// What few channels need.
+impl Link {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    #[cold]
+    pub(crate) fn set_timer(&mut self, stage: StageId, key: u32, at: Instant) {
+        let timers = &mut self.rare().timers;
+        match timers.iter_mut().find(|timer| (timer.0, timer.1) == (stage, key)) {
+            Some(timer) => timer.2 = at,
+            None => {
+                assert!(timers.len() < TIMERS_MAX, "the stages of a channel have at most {TIMERS_MAX} timers");
+                timers.push((stage, key, at));
+            }
+        }
+    }
+
+    pub(crate) fn cancel_timers(&mut self, of: impl Fn(StageId, u32) -> bool) {
+        if let Some(rare) = &mut self.rare {
+            rare.timers.retain(|timer| !of(timer.0, timer.1));
+        }
+    }
+
+    /// When the first timer comes.
+    #[inline]
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.rare.as_ref()?.timers.iter().map(|timer| timer.2).min()
+    }
+
+    /// Takes a timer that has come, the earliest first.
+    pub(crate) fn pop_timer(&mut self, now: Instant) -> Option<(StageId, u32)> {
+        let timers = &mut self.rare.as_mut()?.timers;
+        let due = timers.iter().enumerate().filter(|(_, timer)| timer.2 <= now);
+        let (at, _) = due.min_by_key(|(_, timer)| timer.2)?;
+        let (stage, key, _) = timers.remove(at);
+        Some((stage, key))
+    }
+
+    #[cold]
+    pub(crate) fn ask(&mut self, stage: StageId) {
+        let asking = &mut self.rare().asking;
+        if !asking.contains(&stage) {
+            asking.push(stage);
+        }
+    }
+
+    pub(crate) fn is_asking(&self, stage: StageId) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.asking.contains(&stage))
+    }
+
+    pub(crate) fn answer(&mut self, stage: StageId) {
+        if let Some(rare) = &mut self.rare {
+            rare.asking.retain(|asking| *asking != stage);
+        }
+    }
+
+    /// Resolved when the kernel has taken all that is in the output.
+    pub(crate) fn promise(&mut self, promise: Promise) {
+        if !self.takes_writes() {
+            return; // dropped: it fails
+        }
+        let position = self.output.end();
+        self.rare().promises.push_back((position, promise));
+        self.resolve_promises();
+    }
+
+    #[cold]
+    fn resolve_promises(&mut self) {
+        let Some(rare) = &mut self.rare else { return };
+        while let Some((_, promise)) = rare.promises.pop_front_if(|(position, _)| *position <= self.taken) {
+            promise.resolve();
+        }
+    }
+
+    /// What tasks give the stages.
+    pub(crate) fn events(&mut self, make: impl FnOnce() -> Rc<EventInbox>) -> Rc<EventInbox> {
+        Rc::clone(self.rare().events.get_or_insert_with(make))
+    }
+
+    pub(crate) fn pop_event(&self) -> Option<(StageId, crate::Event)> {
+        self.rare.as_ref()?.events.as_ref()?.pop()
+    }
+
+    pub(crate) fn demand(&mut self, make: impl FnOnce() -> Rc<DemandCell>) -> Rc<DemandCell> {
+        Rc::clone(self.rare().demand.get_or_insert_with(make))
+    }
+
+    /// What tasks want read.
+    pub(crate) fn asked_demand(&self) -> Option<Rc<DemandCell>> {
+        self.rare.as_ref()?.demand.clone()
+    }
+
+    pub(crate) fn set_bind(&mut self, local: SocketAddr) {
+        self.rare().bind = Some(local);
+    }
+
+    pub(crate) fn set_connect(&mut self, target: Target) {
+        self.rare().connect = Some(target);
+    }
+
+    pub(crate) fn take_connect(&mut self) -> Option<(Option<SocketAddr>, Target)> {
+        let rare = self.rare.as_mut()?;
+        rare.connect.take().map(|target| (rare.bind.take(), target))
+    }
+
+    /// The channel is closed: what still waits for it fails.
+    pub(crate) fn shut(&mut self) {
+        self.rare = None;
+    }
+}
+
+impl Drop for Rare {
+    fn drop(&mut self) {
+        if let Some(events) = &self.events {
+            events.shut();
+        }
+    }
+}

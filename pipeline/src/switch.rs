@@ -1,0 +1,231 @@
+//! A switch: all that stands above it can be replaced by another pipeline over the same messages.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::change::{Door, Letterbox};
+use crate::pipeline::DynPipeline;
+use crate::{Channel, Error, Operation, Outbound, Pipeline, Result, Signal, Step};
+
+type Boxed<In, Out> = Box<dyn for<'a> DynPipeline<In, &'a mut (dyn Outbound<Out> + 'a)>>;
+
+/// Names a switch, with the messages that pass it. Whoever holds it, on the channel's core, can put another pipeline in
+/// the place of all that stands above the switch. [`remote`](SwitchKey::remote) gives a key for other cores.
+///
+/// Asked for by a stage, with its context, no byte is decoded by the old stages after the call: they finish the present
+/// message, are flushed and told that they are closed; then the successor is told that the channel is open, and gets the
+/// bytes that the codec directly above the switch has left over. Asked for by a task, the same happens between two
+/// messages. Of several requests the last counts.
+///
+/// One key belongs to one switch of one channel.
+pub struct SwitchKey<In, Out>(Rc<Door<Boxed<In, Out>>>);
+
+/// Names a switch from other cores.
+pub struct RemoteSwitchKey<In, Out>(Arc<Letterbox<Boxed<In, Out>>>);
+
+/// A pipeline was switched while one of its codecs, not the lowest, held bytes: its successor has no use for them, so
+/// the channel closes.
+#[derive(Debug)]
+pub struct BytesLeft {
+    /// How many.
+    pub bytes: usize,
+}
+
+impl fmt::Display for BytesLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "switched while an inner codec held {} bytes that its successor can't read", self.bytes)
+    }
+}
+
+impl std::error::Error for BytesLeft {}
+
+impl<In, Out> SwitchKey<In, Out> {
+    /// A key of no switch yet.
+    pub fn new() -> Self {
+        SwitchKey(Rc::new(Door::new()))
+    }
+
+    /// For stages, with their context: switches when the present message is done. No byte is decoded in between.
+    ///
+    /// # Errors
+    /// [`StageGone`](crate::StageGone), when the channel is closed.
+    pub fn switch(
+        &self,
+        channel: &mut Channel,
+        to: impl Pipeline<In = In, Out = Out> + 'static,
+    ) -> Result<()> {
+        self.0.put(Box::new(to))?;
+        if self.0.is_of(channel.waker()) {
+            channel.link.set_switching(true);
+        }
+        Ok(())
+    }
+
+    /// For tasks: switches between two messages.
+    ///
+    /// # Errors
+    /// [`StageGone`](crate::StageGone), when the channel is closed.
+    pub fn request(&self, to: impl Pipeline<In = In, Out = Out> + 'static) -> Result<()> {
+        self.0.put(Box::new(to))
+    }
+
+    /// A key for other cores.
+    pub fn remote(&self) -> RemoteSwitchKey<In, Out> {
+        RemoteSwitchKey(self.0.letterbox())
+    }
+}
+
+impl<In, Out> RemoteSwitchKey<In, Out> {
+    /// Switches between two messages, to a pipeline that is made on the channel's core.
+    ///
+    /// # Errors
+    /// [`StageGone`](crate::StageGone), when the channel is closed.
+    pub fn request<P>(&self, make: impl FnOnce() -> P + Send + 'static) -> Result<()>
+    where
+        P: Pipeline<In = In, Out = Out> + 'static,
+    {
+        self.0.put(Box::new(|| Box::new(make())))
+    }
+}
+
+impl<In, Out> Default for SwitchKey<In, Out> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<In, Out> Clone for SwitchKey<In, Out> {
+    fn clone(&self) -> Self {
+        SwitchKey(Rc::clone(&self.0))
+    }
+}
+
+impl<In, Out> Clone for RemoteSwitchKey<In, Out> {
+    fn clone(&self) -> Self {
+        RemoteSwitchKey(Arc::clone(&self.0))
+    }
+}
+
+/// The stages above it can be replaced. Made by [`Builder::switch`](crate::Builder::switch).
+pub struct Switch<In, Out> {
+    current: Boxed<In, Out>,
+    door: Rc<Door<Boxed<In, Out>>>,
+    /// Whether no message follows.
+    ended: bool,
+    /// Came while the successor was busy with what its predecessor left.
+    waiting: Option<In>,
+}
+
+impl<In, Out> Switch<In, Out> {
+    pub(crate) fn new(key: &SwitchKey<In, Out>, first: impl Pipeline<In = In, Out = Out> + 'static) -> Self {
+        Switch { current: Box::new(first), door: Rc::clone(&key.0), ended: false, waiting: None }
+    }
+
+    /// After each call into the old pipeline: it is not running now, so it can go if no message is on its way in it.
+    fn settle(&mut self, ch: &mut Channel, out: &mut dyn Outbound<Out>, mut step: Step) -> Step {
+        let mut out = out;
+        loop {
+            if !self.door.is_asked() || self.current.is_busy() {
+                return step;
+            }
+            let Some(successor) = self.door.take() else { return step };
+            ch.link.set_switching(false);
+            self.current.flush(ch, &mut out); // what the old stages wrote goes first
+            let rest = self.current.take_unused();
+            let bytes = self.current.undecoded();
+            if bytes > 0 {
+                ch.fail(BytesLeft { bytes }.into());
+                return Step::Held;
+            }
+            self.current.signal(ch, &mut out, &mut Signal::Closed(None));
+            self.current = successor;
+            self.current.signal(ch, &mut out, &mut Signal::Open);
+            step = match rest {
+                Some(rest) => self.current.read(ch, &mut out, rest),
+                None => Step::Ready,
+            };
+            if step == Step::Ready && self.ended {
+                step = self.current.end(ch, &mut out);
+            }
+        }
+    }
+}
+
+impl<In, Out> Drop for Switch<In, Out> {
+    fn drop(&mut self) {
+        self.door.close();
+    }
+}
+
+impl<In, Out> Pipeline for Switch<In, Out> {
+    type In = In;
+    type Out = Out;
+    const MAKES_MESSAGES: bool = true; // or the stage above does, and is asked
+
+    fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
+        if self.door.is_asked() && self.settle(ch, out, Step::Ready) == Step::Held {
+            self.waiting = Some(msg);
+            return Step::Held;
+        }
+        let step = self.current.read(ch, &mut (out as &mut dyn Outbound<Out>), msg);
+        self.settle(ch, out, step)
+    }
+
+    fn resume<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        let step = self.current.resume(ch, &mut (out as &mut dyn Outbound<Out>));
+        let step = self.settle(ch, out, step);
+        match self.waiting.take() {
+            Some(msg) if step == Step::Ready => Pipeline::read(self, ch, out, msg),
+            waiting => {
+                self.waiting = waiting;
+                step
+            }
+        }
+    }
+
+    fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+        self.ended = true;
+        let step = self.current.end(ch, &mut (out as &mut dyn Outbound<Out>));
+        self.settle(ch, out, step)
+    }
+
+    fn read_complete<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        self.current.read_complete(ch, &mut (out as &mut dyn Outbound<Out>));
+    }
+
+    fn flush<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        self.door.look();
+        self.current.flush(ch, &mut (out as &mut dyn Outbound<Out>));
+    }
+
+    fn signal<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+        match signal {
+            Signal::Open => self.door.open(ch.waker().clone()),
+            Signal::Closed(_) => self.door.close(),
+            Signal::Settle => self.door.look(),
+            _ => {}
+        }
+        self.current.signal(ch, &mut (out as &mut dyn Outbound<Out>), signal);
+    }
+
+    fn error<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+        self.current.error(ch, &mut (out as &mut dyn Outbound<Out>), error);
+    }
+
+    fn operate<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+        self.current.operate(ch, &mut (out as &mut dyn Outbound<Out>), operation)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.waiting.is_some() || self.current.is_busy()
+    }
+
+    fn take_unused(&mut self) -> Option<In> {
+        self.current.take_unused()
+    }
+
+    fn undecoded(&self) -> usize {
+        self.current.undecoded()
+    }
+}
