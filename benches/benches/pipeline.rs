@@ -13,7 +13,8 @@ use std::time::Instant;
 use allocation_counter::measure;
 use bytes::{BufMut, Bytes, BytesMut};
 use perihelion_pipeline::{
-    Channel, Context, Flow, Handler, LengthPrefixed, Limits, Pipeline, Result, Runner, Tail, codec,
+    Channel, Context, Flow, Handler, LengthPrefixed, Limits, Pipeline, Result, Runner, SlotKey, SwitchKey,
+    Tail, codec, transport,
 };
 
 const FRAME_BYTES: usize = 64;
@@ -92,7 +93,11 @@ struct Case {
 }
 
 impl Case {
-    fn new(name: &str, messages_per_burst: usize, pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) -> Self {
+    fn new(
+        name: &str,
+        messages_per_burst: usize,
+        pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static,
+    ) -> Self {
         let mut channel = Channel::new(Limits::default());
         let mut runner = Runner::new(pipeline, &channel);
         runner.open(&mut channel);
@@ -178,7 +183,22 @@ macro_rules! eight {
     };
 }
 
-fn cases(messages_per_burst: usize) -> [Case; 5] {
+/// Eight slots on a builder.
+macro_rules! eight_slots {
+    ($builder:expr) => {
+        $builder
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+            .slot(&SlotKey::new(), Count::default())
+    };
+}
+
+fn cases(messages_per_burst: usize) -> [Case; 8] {
     let length = || codec(LengthPrefixed::u32_be(1 << 20));
     let n = messages_per_burst;
     [
@@ -186,6 +206,13 @@ fn cases(messages_per_burst: usize) -> [Case; 5] {
         Case::new("1 handler", n, length().then(Count::default()).tail(Echo)),
         Case::new("8 handlers", n, eight!(length(), Count).tail(Echo)),
         Case::new("8 handlers that don't inline", n, eight!(length(), Apart).tail(Echo)),
+        Case::new("1 slot", n, length().slot(&SlotKey::new(), Count::default()).tail(Echo)),
+        Case::new("8 slots", n, eight_slots!(length()).tail(Echo)),
+        Case::new(
+            "no handler, above a switch",
+            n,
+            transport().switch(&SwitchKey::new(), length().tail(Echo)),
+        ),
         Case::new("async service", n, length().service(async |frame: Bytes| Ok(frame))),
     ]
 }

@@ -3,8 +3,10 @@
 use std::task::Poll;
 
 use crate::channel::StageId;
-use crate::flow::Held;
-use crate::{Channel, Context, Error, Flow, Handler, Operation, Outbound, Pipeline, Result, Signal, Step};
+use crate::flow::{Deferred, Held};
+use crate::{
+    Channel, Context, Error, Event, Flow, Handler, Later, Operation, Outbound, Pipeline, Result, Signal, Step,
+};
 
 /// A handler and all that stands above it.
 pub struct Chain<H: Handler, N> {
@@ -79,7 +81,11 @@ impl<H: Handler, O: Outbound<H::Out>> Outbound<H::Write> for Through<'_, H, O> {
             Err(error) => {
                 let handled = self.stage.handle(ch, self.out, error);
                 // A close goes on, even if the handler did not come to it.
-                if closes && !ch.is_closing() { handled.and(self.out.operate(ch, Operation::Close)) } else { handled }
+                if closes && !ch.is_closing() {
+                    handled.and(self.out.operate(ch, Operation::Close))
+                } else {
+                    handled
+                }
             }
         };
         flushed.and(operated)
@@ -92,16 +98,10 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
         self.next.read(ch, &mut Through { stage: &mut self.stage, out }, up)
     }
 
-    /// What this stage has raised goes before what it passes on.
-    #[cold]
-    fn pass_raised<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
-        while let Some(event) = ch.next_raised_by(self.stage.id) {
-            let mut signal = Signal::Event(self.stage.id.next(), event);
-            self.next.signal(ch, &mut Through { stage: &mut self.stage, out }, &mut signal);
-            if let Signal::Event(_, event) = &signal {
-                ch.count_untaken(event);
-            }
-        }
+    fn pass_event<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, event: Event) {
+        let mut signal = Signal::Event(self.stage.id.next(), event);
+        self.next.signal(ch, &mut Through { stage: &mut self.stage, out }, &mut signal);
+        ch.count_untaken(&signal);
     }
 
     /// Does what a flow says. Only `Next` is in the hot path, and handled by the caller.
@@ -117,9 +117,6 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
         mut counted: bool,
     ) -> Step {
         loop {
-            if ch.has_raised() {
-                self.pass_raised(ch, out);
-            }
             if !counted && matches!(flow, Ok(Flow::Next(_) | Flow::More(_))) {
                 ch.spend();
             }
@@ -135,11 +132,16 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
                     counted = false;
                     flow = self.stage.with(ch, out, |handler, cx| handler.more(cx));
                 }
+                Ok(Flow::Later(Later(Deferred::Raise(raise)))) => {
+                    let (event, then) = *raise;
+                    self.pass_event(ch, out, event);
+                    (flow, counted) = (Ok(then), true);
+                }
                 Ok(Flow::Wait) => {
                     self.held = Held::Again;
                     return Step::Held;
                 }
-                Ok(Flow::Later(mut later)) => {
+                Ok(Flow::Later(Later(Deferred::Future(mut later)))) => {
                     match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
                         Poll::Ready(then) => flow = then,
                         Poll::Pending => {
@@ -173,7 +175,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
     fn read<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: H::In) -> Step {
         debug_assert!(self.held.is_nothing());
         match self.stage.with(ch, out, |handler, cx| handler.read(cx, msg)) {
-            Ok(Flow::Next(up)) if !ch.has_raised() => self.pass(ch, out, up),
+            Ok(Flow::Next(up)) => self.pass(ch, out, up),
             flow => self.follow(ch, out, flow, true),
         }
     }
@@ -194,7 +196,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
             ch.link.answer(self.stage.id);
         }
         let flow = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Later(later) => Ok(Flow::Later(later)),
+            Held::Later(later) => Ok(Flow::Later(Later(Deferred::Future(later)))),
             _ => self.stage.with(ch, out, |handler, cx| handler.more(cx)),
         };
         self.follow(ch, out, flow, false)
@@ -203,9 +205,6 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
     fn end<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
         if let Err(error) = self.stage.with(ch, out, |handler, cx| handler.half_closed(cx)) {
             self.fail(ch, out, error);
-        }
-        if ch.has_raised() {
-            self.pass_raised(ch, out);
         }
         self.next.end(ch, &mut Through { stage: &mut self.stage, out })
     }
@@ -229,7 +228,9 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
                 self.stage.id = ch.link.name_stage();
                 self.stage.with(ch, out, |handler, cx| handler.open(cx))
             }
-            Signal::Writable(writable) => self.stage.with(ch, out, |handler, cx| handler.writable(cx, *writable)),
+            Signal::Writable(writable) => {
+                self.stage.with(ch, out, |handler, cx| handler.writable(cx, *writable))
+            }
             Signal::Timer(of, key) if *of == self.stage.id => {
                 if let Err(error) = self.stage.with(ch, out, |handler, cx| handler.timer(cx, *key)) {
                     self.fail(ch, out, error);
@@ -257,7 +258,12 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
         self.fail(ch, out, error);
     }
 
-    fn operate<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate<O: Outbound<H::Out>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()> {
         self.next.operate(ch, &mut Through { stage: &mut self.stage, out }, operation)
     }
 

@@ -80,7 +80,9 @@ impl<C> Door<C> {
     }
 
     pub(crate) fn letterbox(&self) -> Arc<Letterbox<C>> {
-        let make = || Arc::new(Letterbox(Mutex::new(Letters { change: None, channel: self.channel.borrow().clone() })));
+        let make = || {
+            Arc::new(Letterbox(Mutex::new(Letters { change: None, channel: self.channel.borrow().clone() })))
+        };
         Arc::clone(self.letters.get_or_init(make))
     }
 }

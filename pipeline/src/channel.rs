@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
 use crate::link::Link;
-use crate::{DemandHandle, Error, Event, EventSender};
+use crate::{DemandHandle, Error, Event, EventSender, Signal};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -175,13 +175,6 @@ impl Channel {
         !self.raised.is_empty()
     }
 
-    /// The next event that this stage itself has raised.
-    #[cold]
-    pub(crate) fn next_raised_by(&mut self, stage: StageId) -> Option<Event> {
-        let at = self.raised.iter().position(|(raiser, _)| *raiser == stage)?;
-        self.raised.remove(at).map(|(_, event)| event)
-    }
-
     /// The next event of this stage or one above it, and the first stage that is to see it.
     #[cold]
     pub(crate) fn next_raised_from(&mut self, stage: StageId) -> Option<(StageId, Event)> {
@@ -190,8 +183,10 @@ impl Channel {
     }
 
     #[cold]
-    pub(crate) fn count_untaken(&mut self, event: &Event) {
-        self.untaken += u64::from(!event.is_taken());
+    pub(crate) fn count_untaken(&mut self, signal: &Signal<'_>) {
+        if let Signal::Event(_, event) = signal {
+            self.untaken += u64::from(!event.is_taken());
+        }
     }
 
     pub(crate) fn event_sender(&mut self, stage: StageId) -> EventSender {

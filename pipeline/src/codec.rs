@@ -160,7 +160,10 @@ impl<C: Codec> Protocol for C {
     #[inline]
     fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<C::Frame>> {
         let frame = if input.is_ended() { read_at_end(self, input)? } else { self.decode(input)? };
-        Ok(frame.map_or(Flow::Done, Flow::Next))
+        Ok(match frame {
+            Some(frame) => Flow::Next(frame),
+            None => Flow::Done,
+        })
     }
 
     #[inline]

@@ -160,8 +160,8 @@ macro_rules! stage_access {
 
         /// What concerns the calling stage.
         impl<$($T)?> $context<'_ $(, $T)?> {
-            /// Raises a user event for the stages towards the tail. It comes to them before the message that the
-            /// present `read` passes on; raised elsewhere, it comes when the present message is done.
+            /// Raises a user event for the stages towards the tail. It comes to them when the present message is done;
+            /// [`Flow::raise`](crate::Flow::raise) raises one before a message.
             pub fn raise<E: 'static>(&mut self, event: E) {
                 self.ch.raise(self.stage, Event::new(event));
             }

@@ -2,10 +2,18 @@
 
 use std::pin::Pin;
 
-use crate::Result;
+use crate::{Event, Result};
+
+/// What happens before a flow goes on. Made by [`Flow::later`] and [`Flow::raise`].
+pub struct Later<T>(pub(crate) Deferred<T>);
+
+pub(crate) enum Deferred<T> {
+    Future(LocalFuture<T>),
+    Raise(Box<(Event, Flow<T>)>),
+}
 
 /// A future that finishes a read: polled by the channel, dropped when the channel closes.
-pub type Later<T> = Pin<Box<dyn Future<Output = Result<Flow<T>>>>>;
+pub(crate) type LocalFuture<T> = Pin<Box<dyn Future<Output = Result<Flow<T>>>>>;
 
 /// What a stage's read did, and so what comes next.
 pub enum Flow<T> {
@@ -18,14 +26,20 @@ pub enum Flow<T> {
     /// Ask the stage again (`more`) once the channel's waker has been woken, perhaps for another reason. No new input
     /// till then.
     Wait,
-    /// No new input until this future is done; then do what it says.
+    /// No new input until a future is done, or an event raised; then do what that says. Made by
+    /// [`later`](Flow::later) and [`raise`](Flow::raise).
     Later(Later<T>),
 }
 
 impl<T> Flow<T> {
     /// A flow that goes on when the future is done.
     pub fn later(future: impl Future<Output = Result<Flow<T>>> + 'static) -> Self {
-        Flow::Later(Box::pin(future))
+        Flow::Later(Later(Deferred::Future(Box::pin(future))))
+    }
+
+    /// A flow that raises a user event for the stages towards the tail, before the message of `then`.
+    pub fn raise<E: 'static>(event: E, then: Flow<T>) -> Self {
+        Flow::Later(Later(Deferred::Raise(Box::new((Event::new(event), then)))))
     }
 }
 
@@ -42,7 +56,7 @@ pub enum Step {
 /// What a stage still holds.
 pub(crate) enum Held<T> {
     Again,
-    Later(Later<T>),
+    Later(LocalFuture<T>),
     Nothing,
 }
 

@@ -5,10 +5,10 @@ use std::task::Poll;
 
 use crate::channel::StageId;
 use crate::context::Nested;
-use crate::flow::Held;
+use crate::flow::{Deferred, Held};
 use crate::{
-    Channel, ChannelClosed, Error, Flow, Input, Later, Operation, Outbound, Pipeline, Protocol, Result, Segment, Signal,
-    Step, Wire,
+    Channel, ChannelClosed, Error, Event, Flow, Input, Later, Operation, Outbound, Pipeline, Protocol,
+    Result, Segment, Signal, Step, Wire,
 };
 
 /// A codec or protocol and all that stands above it.
@@ -130,13 +130,16 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
             Operation::Promise(_) => self.coder.with(ch, self.out, |protocol, wire| protocol.flush(wire)),
             _ => self.flush(ch),
         };
-        let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation)) {
+        let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation))
+        {
             Ok(Some(Operation::Close)) => self.coder.close_below(ch, self.out),
             Ok(Some(Operation::Promise(promise))) => self.coder.with(ch, self.out, |_, wire| {
                 wire.promise(promise);
                 Ok(())
             }),
-            Ok(Some(operation)) => self.coder.hand_down(ch, self.out).and_then(|()| self.out.operate(ch, operation)),
+            Ok(Some(operation)) => {
+                self.coder.hand_down(ch, self.out).and_then(|()| self.out.operate(ch, operation))
+            }
             Ok(None) => Ok(()),
             Err(error) => {
                 let handled = self.coder.handle(ch, self.out, error);
@@ -172,16 +175,16 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                     }
                 }
                 Ok(Flow::Done) => break,
+                Err(error) => self.fail_here(ch, out, error, &mut failed_at),
                 Ok(Flow::Wait) => {
                     self.held = Held::Again;
                     return Step::Held;
                 }
                 Ok(Flow::Later(later)) => {
-                    if self.wait(ch, out, later, &mut failed_at) == Step::Held {
+                    if self.follow(ch, out, later, &mut failed_at) == Step::Held {
                         return Step::Held;
                     }
                 }
-                Err(error) => self.fail_here(ch, out, error, &mut failed_at),
             }
         }
         self.input.settle();
@@ -191,7 +194,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
         Step::Ready
     }
 
-    #[inline]
+    #[inline(always)] // it is in the hot path once, and elsewhere in cold ones
     fn pass<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, frame: P::Frame) -> Step {
         ch.spend();
         let step = self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame);
@@ -205,17 +208,19 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     #[cold]
     fn pass_raised<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) {
         while let Some((from, event)) = ch.next_raised_from(self.coder.id) {
-            let mut signal = Signal::Event(from, event);
-            self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, &mut signal);
-            if let Signal::Event(_, event) = &signal {
-                ch.count_untaken(event);
-            }
+            self.pass_event(ch, out, from, event);
         }
+    }
+
+    fn pass_event<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, from: StageId, event: Event) {
+        let mut signal = Signal::Event(from, event);
+        self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, &mut signal);
+        ch.count_untaken(&signal);
     }
 
     /// `Ready`: the protocol is to be asked again.
     #[cold]
-    fn wait<O: Outbound<Bytes>>(
+    fn follow<O: Outbound<Bytes>>(
         &mut self,
         ch: &mut Channel,
         out: &mut O,
@@ -223,21 +228,33 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
         failed_at: &mut usize,
     ) -> Step {
         loop {
-            match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
-                Poll::Ready(Ok(Flow::Next(frame) | Flow::More(frame))) => return self.pass(ch, out, frame),
-                Poll::Ready(Ok(Flow::Done)) => return Step::Ready,
-                Poll::Ready(Ok(Flow::Wait)) => {
+            let then = match later.0 {
+                Deferred::Raise(raise) => {
+                    let (event, then) = *raise;
+                    self.pass_event(ch, out, self.coder.id.next(), event);
+                    Ok(then)
+                }
+                Deferred::Future(mut future) => {
+                    match future.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
+                        Poll::Ready(then) => then,
+                        Poll::Pending => {
+                            self.held = Held::Later(future);
+                            return Step::Held;
+                        }
+                    }
+                }
+            };
+            match then {
+                Ok(Flow::Next(frame) | Flow::More(frame)) => return self.pass(ch, out, frame),
+                Ok(Flow::Done) => return Step::Ready,
+                Ok(Flow::Wait) => {
                     self.held = Held::Again;
                     return Step::Held;
                 }
-                Poll::Ready(Ok(Flow::Later(again))) => later = again,
-                Poll::Ready(Err(error)) => {
+                Ok(Flow::Later(again)) => later = again,
+                Err(error) => {
                     self.fail_here(ch, out, error, failed_at);
                     return Step::Ready;
-                }
-                Poll::Pending => {
-                    self.held = Held::Later(later);
-                    return Step::Held;
                 }
             }
         }
@@ -288,7 +305,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
             return Step::Held;
         }
         if let Held::Later(later) = std::mem::replace(&mut self.held, Held::Nothing)
-            && self.wait(ch, out, later, &mut { usize::MAX }) == Step::Held
+            && self.follow(ch, out, Later(Deferred::Future(later)), &mut { usize::MAX }) == Step::Held
         {
             return Step::Held;
         }
@@ -342,7 +359,12 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         self.fail(ch, out, error);
     }
 
-    fn operate<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate<O: Outbound<Bytes>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()> {
         self.next.operate(ch, &mut Encode { coder: &mut self.coder, out }, operation)
     }
 

@@ -90,7 +90,8 @@ impl<T> Hold<T> {
     /// What a stage on the way could not write and did not handle. What was passed on is gone.
     pub fn release_one(&mut self, cx: &mut Context<'_, T>) -> Result<bool> {
         let mut released = false;
-        while let Some(kept) = self.kept.pop_front_if(|kept| !released || matches!(kept, Kept::Operation(_))) {
+        while let Some(kept) = self.kept.pop_front_if(|kept| !released || matches!(kept, Kept::Operation(_)))
+        {
             match kept {
                 Kept::Message { msg, bytes } => {
                     self.bytes -= bytes;

@@ -281,7 +281,10 @@ impl Link {
         match timers.iter_mut().find(|timer| (timer.0, timer.1) == (stage, key)) {
             Some(timer) => timer.2 = at,
             None => {
-                assert!(timers.len() < TIMERS_MAX, "the stages of a channel have at most {TIMERS_MAX} timers");
+                assert!(
+                    timers.len() < TIMERS_MAX,
+                    "the stages of a channel have at most {TIMERS_MAX} timers"
+                );
                 timers.push((stage, key, at));
             }
         }

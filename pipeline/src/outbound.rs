@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::{Channel, ChannelClosed, Operation, Result};
+use crate::channel::StageId;
+use crate::{Channel, ChannelClosed, Operation, Result, Signal};
 
 /// What stands below a stage: the next stage towards the transport, with all below it.
 pub trait Outbound<T> {
@@ -82,7 +83,7 @@ impl Outbound<Bytes> for Edge {
             }
             Operation::CloseOutput => ch.link.half_close(),
             Operation::Promise(promise) => ch.link.promise(promise),
-            Operation::Event(event) => ch.count_untaken(&event),
+            Operation::Event(event) => ch.count_untaken(&Signal::Event(StageId::TRANSPORT, event)),
         }
         Ok(())
     }

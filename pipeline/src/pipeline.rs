@@ -58,7 +58,12 @@ pub trait Pipeline {
     ///
     /// # Errors
     /// What a stage on the way could not do and did not handle.
-    fn operate<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()>;
+    fn operate<O: Outbound<Self::Out>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()>;
 
     /// Whether a message is on its way through its stages.
     fn is_busy(&self) -> bool;

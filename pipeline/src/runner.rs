@@ -297,7 +297,11 @@ impl Runner {
 
     /// Runs the pipeline with this channel's state in the loop's `Channel`.
     #[inline]
-    fn run<R>(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> R) -> R {
+    fn run<R>(
+        &mut self,
+        ch: &mut Channel,
+        call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> R,
+    ) -> R {
         std::mem::swap(&mut self.link, &mut ch.link);
         let result = call(&mut *self.pipeline, ch);
         if ch.has_raised() {
@@ -315,7 +319,11 @@ impl Runner {
 
     /// Runs the pipeline by messages, as far as it comes.
     #[inline]
-    fn step(&mut self, ch: &mut Channel, call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> Step) {
+    fn step(
+        &mut self,
+        ch: &mut Channel,
+        call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> Step,
+    ) {
         self.state = match self.run(ch, call) {
             Step::Ready => State::Ready,
             Step::Held if self.link.is_spent() => State::CutShort,
@@ -325,9 +333,7 @@ impl Runner {
 
     fn signal(&mut self, ch: &mut Channel, mut signal: Signal<'_>) {
         self.run(ch, |pipeline, ch| pipeline.signal(ch, &mut Edge, &mut signal));
-        if let Signal::Event(_, event) = &signal {
-            ch.count_untaken(event);
-        }
+        ch.count_untaken(&signal);
     }
 
     /// Sees to it that no stage makes the channel wait without end. A pause, or a peer that doesn't read, is no wait.
@@ -383,9 +389,7 @@ fn pass_raised(pipeline: &mut dyn DynPipeline<Bytes, Edge>, ch: &mut Channel) {
     while let Some((from, event)) = ch.next_raised_from(StageId::TRANSPORT) {
         let mut signal = Signal::Event(from, event);
         pipeline.signal(ch, &mut Edge, &mut signal);
-        if let Signal::Event(_, event) = &signal {
-            ch.count_untaken(event);
-        }
+        ch.count_untaken(&signal);
     }
 }
 

@@ -103,7 +103,12 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
         ch.fail(error);
     }
 
-    fn operate<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate<O: Outbound<Out>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()> {
         match operation {
             Operation::Close if ch.is_closing() => Ok(()),
             operation => out.operate(ch, operation),

@@ -213,7 +213,12 @@ impl<In, Out> Pipeline for Switch<In, Out> {
         self.current.error(ch, &mut (out as &mut dyn Outbound<Out>), error);
     }
 
-    fn operate<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate<O: Outbound<Out>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()> {
         self.current.operate(ch, &mut (out as &mut dyn Outbound<Out>), operation)
     }
 

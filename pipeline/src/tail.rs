@@ -231,7 +231,12 @@ impl<T: Tail> Pipeline for TailStage<T> {
         self.fail(ch, out, error);
     }
 
-    fn operate<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate<O: Outbound<T::Out>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        operation: Operation,
+    ) -> Result<()> {
         if let Operation::Close | Operation::CloseOutput = operation {
             self.drain(ch, out, true);
         }
