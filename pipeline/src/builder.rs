@@ -84,6 +84,9 @@ type Fitting<S, X, In, Out> = <X as Fits<<S as Stack>::Up, <S as Stack>::Down, I
 /// A handler of type `H`, if it fits on the stages `S`.
 type FittingHandler<S, H> = Fitting<S, H, <H as Handler>::In, <H as Handler>::Out>;
 
+/// A slot whose first handler is of type `H`.
+type SlotFor<H> = Slot<<H as Handler>::In, <H as Handler>::Next, <H as Handler>::Write, <H as Handler>::Out>;
+
 impl<S: Stack> Builder<S> {
     /// Another codec, on a stage that passes bytes.
     pub fn codec<P>(self, codec: P) -> Builder<Coded<S, Fitting<S, P, Bytes, Bytes>>>
@@ -106,7 +109,7 @@ impl<S: Stack> Builder<S> {
         self,
         key: &SlotKey<H::In, H::Next, H::Write, H::Out>,
         handler: H,
-    ) -> Builder<Then<S, Slot<H::In, H::Next, H::Write, H::Out>>>
+    ) -> Builder<Then<S, SlotFor<H>>>
     where
         H: Handler + Fits<S::Up, S::Down, H::In, H::Out, Stage = H> + 'static,
     {
