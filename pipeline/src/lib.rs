@@ -37,6 +37,7 @@ mod slot;
 mod spare;
 mod switch;
 mod tail;
+pub mod testing;
 mod writer;
 
 pub use builder::{Builder, Coded, Fits, Fold, Stack, Then, Transport, codec, transport};
@@ -44,7 +45,11 @@ pub use chain::Chain;
 pub use change::StageGone;
 pub use channel::{Channel, Limits, StageId};
 pub use codec::{Codec, Protocol, Truncated};
-pub use codecs::{ByteOrder, FrameTooLong, LengthPrefixed, LineTooLong, Lines, Raw};
+pub use codecs::{
+    ByteOrder, Delimited, FixedLength, FrameTooLong, FrameWithoutEnd, InvalidNetstring, LengthField,
+    LengthFieldBuilder, LengthPrefixed, LengthTooSmall, LineTooLong, Lines, Netstring, Raw, Varint,
+    VarintTooLong,
+};
 pub use context::{Context, Wire};
 pub use demand::DemandHandle;
 pub use error::{Error, Result};

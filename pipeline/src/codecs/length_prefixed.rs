@@ -1,7 +1,7 @@
 use bytes::Bytes;
-use std::fmt;
 
-use crate::{Codec, Error, Input, Output, Result};
+use super::limits::{check_length, too_long};
+use crate::{ByteOrder, Codec, Input, Output, Result};
 
 /// A frame behind its length: an unsigned number of 1 to 8 bytes that counts the frame alone.
 ///
@@ -18,24 +18,6 @@ pub struct LengthPrefixed {
     width: u8,
     order: ByteOrder,
     max: usize,
-}
-
-/// Which byte of a number comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByteOrder {
-    /// The most significant (network byte order).
-    Big,
-    /// The least significant.
-    Little,
-}
-
-/// A frame is longer than allowed, or its length has no room in the prefix.
-#[derive(Debug)]
-pub struct FrameTooLong {
-    /// The frame's length in bytes.
-    pub length: u64,
-    /// The greatest length allowed.
-    pub max: usize,
 }
 
 impl LengthPrefixed {
@@ -67,17 +49,8 @@ impl LengthPrefixed {
         match (self.width, self.order) {
             (4, ByteOrder::Big) => bytes.first_chunk().map(|b| u64::from(u32::from_be_bytes(*b))),
             (2, ByteOrder::Big) => bytes.first_chunk().map(|b| u64::from(u16::from_be_bytes(*b))),
-            _ => self.length_of_any_width(bytes),
+            _ => bytes.get(..self.width.into()).map(|prefix| self.order.number(prefix)),
         }
-    }
-
-    fn length_of_any_width(&self, bytes: &[u8]) -> Option<u64> {
-        let prefix = bytes.get(..self.width.into())?;
-        let add = |length: u64, byte: &u8| length << 8 | u64::from(*byte);
-        Some(match self.order {
-            ByteOrder::Big => prefix.iter().fold(0, add),
-            ByteOrder::Little => prefix.iter().rev().fold(0, add),
-        })
     }
 }
 
@@ -101,30 +74,12 @@ impl Codec for LengthPrefixed {
 
     #[inline]
     fn encode(&mut self, item: Bytes, output: &mut Output) -> Result<()> {
-        if item.len() > self.max {
-            return Err(too_long(item.len() as u64, self.max));
-        }
-        let length = (item.len() as u64).to_be_bytes();
-        let width = usize::from(self.width);
+        check_length(item.len(), self.max)?;
         match (self.width, self.order) {
             (4, ByteOrder::Big) => output.put_slice(&(item.len() as u32).to_be_bytes()),
-            (_, ByteOrder::Big) => output.put_slice(&length[8 - width..]),
-            (_, ByteOrder::Little) => output.put_slice(&(item.len() as u64).to_le_bytes()[..width]),
+            _ => self.order.put(item.len() as u64, self.width.into(), output),
         }
         output.put_bytes(item);
         Ok(())
     }
 }
-
-#[cold]
-fn too_long(length: u64, max: usize) -> Error {
-    FrameTooLong { length, max }.into()
-}
-
-impl fmt::Display for FrameTooLong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a frame of {} bytes: at most {} are allowed", self.length, self.max)
-    }
-}
-
-impl std::error::Error for FrameTooLong {}

@@ -1,3 +1,4 @@
+use memchr::memchr;
 use std::fmt;
 
 use crate::{Codec, Error, Input, Output, Result};
@@ -50,12 +51,16 @@ impl Lines {
 
     /// The text of a line that stands before its line feed.
     fn text(&self, line: &[u8]) -> Result<String> {
-        let text = match self.end {
-            LineEnd::Lf => line,
-            LineEnd::CrLf => line.strip_suffix(b"\r").ok_or_else(lone_line_feed)?,
+        let (text, ended) = match (self.end, line.strip_suffix(b"\r")) {
+            (LineEnd::CrLf, Some(text)) => (text, true),
+            (end, _) => (line, end == LineEnd::Lf),
         };
+        // The length comes first, as it does for a line that is not whole yet.
         if text.len() > self.max {
             return Err(LineTooLong { max: self.max }.into());
+        }
+        if !ended {
+            return Err(lone_line_feed());
         }
         Ok(str::from_utf8(text)?.to_owned())
     }
@@ -75,8 +80,7 @@ impl Codec for Lines {
     fn decode(&mut self, input: &mut Input) -> Result<Option<String>> {
         let bytes = input.as_slice();
         let searched = if self.searched <= bytes.len() { self.searched } else { 0 }; // another input
-        let Some(feed) = bytes[searched..].iter().position(|byte| *byte == b'\n').map(|at| searched + at)
-        else {
+        let Some(feed) = memchr(b'\n', &bytes[searched..]).map(|at| searched + at) else {
             // A carriage return at the end may belong to the line end.
             let maybe_end = self.end == LineEnd::CrLf && bytes.ends_with(b"\r");
             if bytes.len() - usize::from(maybe_end) > self.max {

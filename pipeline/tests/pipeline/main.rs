@@ -9,6 +9,7 @@ mod hold;
 mod lifecycle;
 mod live;
 mod nested;
+mod output;
 mod promises;
 mod random;
 mod service;

@@ -1,0 +1,42 @@
+//! What every codec promises, checked for all of them by one verifier.
+
+mod delimited;
+mod length_field;
+mod length_prefixed;
+mod lines;
+mod netstring;
+mod raw;
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use perihelion_pipeline::testing::{decode, encode};
+use perihelion_pipeline::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Each case tries every place where its bytes can be cut.
+fn few_cases() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) }
+}
+
+fn payload() -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..20).prop_map(Bytes::from)
+}
+
+/// An item of exactly the greatest length passes in both directions; one byte more is an error.
+fn verify_limit<C>(mut codec: C, fits: C::Item, too_long: C::Item)
+where
+    C: Codec<Item = <C as Codec>::Frame> + Clone,
+    C::Frame: Clone + PartialEq + Debug,
+{
+    let wire = encode(codec.clone(), [fits.clone()]);
+    for chunk in [1, wire.len()] {
+        let (frames, error) = decode(codec.clone(), wire.chunks(chunk));
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(frames, [fits.clone()]);
+    }
+    let mut output = Output::default();
+    assert!(codec.encode(too_long, &mut output).is_err());
+    assert!(output.is_empty(), "nothing of it was written");
+}

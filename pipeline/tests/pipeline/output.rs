@@ -1,0 +1,25 @@
+//! Encoded bytes on their way to the transport.
+
+use bytes::Bytes;
+use perihelion_pipeline::*;
+
+#[test]
+fn an_output_gives_the_pieces_in_order_and_counts_them() {
+    let large = |byte: u8| Bytes::from(vec![byte; BY_REFERENCE_BYTES]);
+    let mut output = Output::default();
+    output.put_bytes(large(1));
+    output.put_slice(b"small");
+    output.put_bytes(large(2));
+    output.put_bytes(large(3));
+    let mut pieces = vec![output.pop().unwrap(), output.pop().unwrap()];
+    output.put_slice(b"last");
+    output.put_buf();
+    assert_eq!(output.len(), 2 * BY_REFERENCE_BYTES + 4);
+    pieces.extend(std::iter::from_fn(|| output.pop()));
+    let lengths: Vec<_> = pieces.iter().map(Segment::len).collect();
+    assert_eq!(lengths, [BY_REFERENCE_BYTES, 5, BY_REFERENCE_BYTES, BY_REFERENCE_BYTES, 4]);
+    assert_eq!((pieces[2].as_ref()[0], pieces[3].as_ref()[0]), (2, 3));
+    assert!(output.is_empty());
+    output.put_buf(); // and nothing into it
+    assert!(output.is_empty() && output.pop().is_none());
+}
