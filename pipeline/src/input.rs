@@ -156,6 +156,18 @@ impl Input {
         }
     }
 
+    /// Lends the bytes as a buffer, to cut frames from. It may be made larger, but nothing may be added.
+    #[cfg(feature = "tokio-codec")]
+    pub(crate) fn with_buffer<R>(&mut self, call: impl FnOnce(&mut BytesMut) -> R) -> R {
+        if let Store::Shared(_) = self.store {
+            self.gather(&[]);
+        }
+        let Store::Gathered { bytes, spare } = &mut self.store else { unreachable!("it has been gathered") };
+        let result = call(bytes);
+        *spare &= bytes.capacity() <= spare::KEPT_BYTES_MAX;
+        result
+    }
+
     fn gather(&mut self, chunk: &[u8]) {
         if let Store::Shared(rest) = &self.store {
             let mut bytes = spare::gather(rest.len() + chunk.len());

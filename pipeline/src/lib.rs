@@ -8,6 +8,9 @@
 //! It is *pulled*: a codec gives one frame, which travels to the tail and whose replies travel back before the next
 //! frame is decoded. So a stage is never entered twice, back-pressure acts between two messages, and a burst can be
 //! cut at any message.
+//!
+//! Features, none of them on by default: `json` (`JsonValues`, `Json`), `messagepack` (`MessagePack`), `postcard`
+//! (`Postcard`) and `tokio-codec` (`TokioCodec`).
 #![forbid(unsafe_code)]
 
 mod builder;
@@ -45,11 +48,21 @@ pub use chain::Chain;
 pub use change::StageGone;
 pub use channel::{Channel, Limits, StageId};
 pub use codec::{Codec, Protocol, Truncated};
+#[cfg(feature = "tokio-codec")]
+pub use codecs::TokioCodec;
 pub use codecs::{
     ByteOrder, Delimited, FixedLength, FrameTooLong, FrameWithoutEnd, InvalidNetstring, LengthField,
     LengthFieldBuilder, LengthPrefixed, LengthTooSmall, LineTooLong, Lines, Netstring, Raw, Varint,
     VarintTooLong,
 };
+#[cfg(any(feature = "json", feature = "messagepack", feature = "postcard"))]
+pub use codecs::{Format, FormatError, Typed};
+#[cfg(feature = "json")]
+pub use codecs::{Json, JsonFormat, JsonValues};
+#[cfg(feature = "messagepack")]
+pub use codecs::{MessagePack, MessagePackFormat};
+#[cfg(feature = "postcard")]
+pub use codecs::{Postcard, PostcardFormat};
 pub use context::{Context, Wire};
 pub use demand::DemandHandle;
 pub use error::{Error, Result};

@@ -1,11 +1,17 @@
 //! What every codec promises, checked for all of them by one verifier.
 
 mod delimited;
+#[cfg(feature = "json")]
+mod json_values;
 mod length_field;
 mod length_prefixed;
 mod lines;
 mod netstring;
 mod raw;
+#[cfg(feature = "tokio-codec")]
+mod tokio_codec;
+#[cfg(all(feature = "json", feature = "messagepack", feature = "postcard"))]
+mod typed;
 
 use std::fmt::Debug;
 
@@ -34,7 +40,7 @@ where
     for chunk in [1, wire.len()] {
         let (frames, error) = decode(codec.clone(), wire.chunks(chunk));
         assert!(error.is_none(), "{error:?}");
-        assert_eq!(frames, [fits.clone()]);
+        assert_eq!(frames, std::slice::from_ref(&fits));
     }
     let mut output = Output::default();
     assert!(codec.encode(too_long, &mut output).is_err());
