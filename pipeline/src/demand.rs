@@ -7,7 +7,7 @@ use std::task::Waker;
 use crate::link::Link;
 
 /// Pauses and resumes a channel's reading from a task on the same core. Made by
-/// [`Context::demand`](crate::Context::demand); stages have the same methods on their context.
+/// [`Channel::demand`](crate::Channel::demand); stages have the same methods on their context.
 ///
 /// Acts between two messages. Without effect once the channel is closed.
 #[derive(Clone)]

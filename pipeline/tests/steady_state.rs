@@ -2,6 +2,7 @@
 
 use allocation_counter::measure;
 use bytes::{Bytes, BytesMut};
+use perihelion_pipeline::testing::encode;
 use perihelion_pipeline::*;
 
 struct Echo;
@@ -88,6 +89,44 @@ fn an_echo_of_frames() {
     for size in [wire.len(), 16 * 1024, 4096, 100] {
         verify(&format!("large frames, read {size} bytes at a time"), length(), &cut(wire.clone(), size));
     }
+}
+
+/// An echo with this codec, of small frames that come whole and in pieces.
+fn verify_codec<C: Codec<Frame = Bytes, Item = Bytes> + Clone + 'static>(name: &str, make: C) {
+    let wire = Bytes::from(encode(make.clone(), vec![Bytes::from("some frame"); 64]));
+    for size in [wire.len(), 100, 7, 1] {
+        let name = format!("{name}, read {size} bytes at a time");
+        verify(&name, codec(make.clone()).tail(Echo), &cut(wire.clone(), size));
+    }
+}
+
+#[test]
+fn every_codec_of_bytes() {
+    verify_codec("delimiters", Delimited::new(["\r\n", "\n"], 100));
+    verify_codec("fixed length", FixedLength::new(10));
+    verify_codec("length field", LengthField::builder(3).strip(3).build(100));
+    verify_codec("netstring", Netstring::new(100));
+    verify_codec("varint", Varint::new(100));
+}
+
+/// Memory is made for what has come, not for what is announced.
+#[test]
+fn an_announced_gibibyte() {
+    fn verify<C: Codec<Frame = Bytes>>(name: &str, mut codec: C, wire: &'static [u8]) {
+        let allocated = measure(|| {
+            let mut input = Input::default();
+            input.push(Bytes::from_static(wire));
+            assert!(codec.decode(&mut input).unwrap().is_none(), "{name}");
+        });
+        assert_eq!(allocated.bytes_total, 0, "{name}");
+    }
+    let max = 1 << 30;
+    verify("length prefix", LengthPrefixed::u32_be(max), b"\x40\0\0\0some of it");
+    verify("length field", LengthField::builder(4).build(max + 4), b"\x40\0\0\0some of it");
+    verify("skipped", LengthField::builder(4).discard_too_long().build(100), b"\x40\0\0\0some of it");
+    verify("fixed length", FixedLength::new(max), b"some of it");
+    verify("netstring", Netstring::new(max), b"1073741824:some of it");
+    verify("varint", Varint::new(max), b"\x80\x80\x80\x80\x04some of it");
 }
 
 #[test]

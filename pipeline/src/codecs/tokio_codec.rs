@@ -1,4 +1,3 @@
-use bytes::BytesMut;
 use std::marker::PhantomData;
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -49,7 +48,7 @@ where
     }
 
     fn encode(&mut self, item: I, output: &mut Output) -> Result<()> {
-        let mut buffer: BytesMut = spare::gather(0);
+        let mut buffer = spare::gather(BY_REFERENCE_BYTES);
         self.codec.encode(item, &mut buffer).map_err(Into::into)?;
         if buffer.len() < BY_REFERENCE_BYTES {
             output.put_slice(&buffer);

@@ -14,6 +14,7 @@ mod tokio_codec;
 mod typed;
 
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use perihelion_pipeline::testing::{decode, encode};
@@ -45,4 +46,31 @@ where
     let mut output = Output::default();
     assert!(codec.encode(too_long, &mut output).is_err());
     assert!(output.is_empty(), "nothing of it was written");
+}
+
+/// A long frame that comes drop by drop is searched once. Searched again for each drop, it would take minutes.
+fn verify_drops<C: Codec<Item = <C as Codec>::Frame> + Clone>(codec: C, item: C::Item)
+where
+    C::Frame: Clone + PartialEq + Debug,
+{
+    let wire = encode(codec.clone(), [item.clone()]);
+    let start = Instant::now();
+    let (frames, error) = decode(codec, wire.chunks(1));
+    assert!(frames == [item] && error.is_none());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+}
+
+#[test]
+fn long_frames_drop_by_drop() {
+    const LENGTH: usize = 1 << 20;
+    let text = "\r".repeat(LENGTH);
+    // Half a delimiter at every place.
+    verify_drops(Delimited::new(["\r\n"], LENGTH), text.clone().into());
+    verify_drops(Delimited::new(["\r\n", ";", "\0", "\x01"], LENGTH), text.clone().into());
+    verify_drops(Lines::crlf(LENGTH), text);
+    #[cfg(feature = "json")]
+    verify_drops(
+        JsonValues::new(2 * LENGTH),
+        serde_json::json!(["\\".repeat(LENGTH / 2), vec![1; LENGTH / 4]]),
+    );
 }
