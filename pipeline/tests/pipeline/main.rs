@@ -13,6 +13,7 @@ mod output;
 mod promises;
 mod random;
 mod service;
+mod testing;
 mod time;
 mod types;
 mod user_events;
