@@ -34,6 +34,7 @@
 pub use perihelion_pipeline as pipeline;
 pub use perihelion_runtime as runtime;
 pub use perihelion_transports as transports;
+pub use perihelion_transports::testing;
 
 /// What most programs need.
 pub mod prelude {

@@ -21,6 +21,8 @@ pub(crate) struct BlockingPool {
     /// Calls that run or wait for a thread.
     calls: Arc<AtomicUsize>,
     calls_max: usize,
+    /// Whether calls run at once where they are asked for, as in a simulation.
+    inline: bool,
 }
 
 /// A call that runs or waits.
@@ -59,7 +61,12 @@ impl BlockingPool {
         let (jobs, waiting) = crossbeam_channel::unbounded();
         let (threads, calls) = (AtomicUsize::new(0), Arc::default());
         let calls_max = threads_max.saturating_add(queue);
-        BlockingPool { jobs, waiting, threads, threads_max, calls, calls_max }
+        BlockingPool { jobs, waiting, threads, threads_max, calls, calls_max, inline: false }
+    }
+
+    /// One without threads, whose calls run where they are asked for.
+    pub(crate) fn inline() -> Self {
+        BlockingPool { inline: true, ..Self::new(1, 0) }
     }
 
     fn call(&self) -> Result<Call, BlockingError> {
@@ -69,6 +76,9 @@ impl BlockingPool {
     }
 
     fn run(&self, job: Job) {
+        if self.inline {
+            return job();
+        }
         // It can't fail: the pool has a receiver too.
         let _ = self.jobs.send(job);
         let threads_max = self.threads_max.min(self.calls.load(Ordering::SeqCst));

@@ -1,13 +1,13 @@
 //! What an endpoint can ask of its event loop.
 
-use socket2::{SockAddr, SockRef};
+use socket2::SockAddr;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::Config;
 use crate::driver::{Close, Driver, Outgoing};
@@ -122,10 +122,7 @@ impl Io {
 
     /// Tells the other side that no more will be sent.
     pub fn shut_down_write(&mut self, id: EndpointId) {
-        if let Some(fd) = self.driver.fd(id) {
-            // It fails only if the connection is gone, which receiving says too.
-            let _ = SockRef::from(&fd).shutdown(std::net::Shutdown::Write);
-        }
+        self.driver.shut_down_write(id);
     }
 
     /// Cancels what is in flight and closes the descriptor. The endpoint is not called any more.
@@ -140,11 +137,7 @@ impl Io {
 
     /// Like [`close`](Io::close); the other side of a TCP connection sees a reset.
     pub fn abort(&mut self, id: EndpointId) {
-        if let Some(fd) = self.driver.fd(id) {
-            // Where it isn't a TCP socket there is nothing to reset.
-            let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
-        }
-        self.driver.close(id, Close::Inline);
+        self.driver.abort(id);
     }
 
     /// Takes an endpoint's descriptor from the loop, when no operation on it is in flight. The endpoint is not called

@@ -20,6 +20,7 @@ mod local;
 mod mailbox;
 mod runtime;
 mod signals;
+pub mod simulation;
 mod sys;
 mod task;
 mod timer;

@@ -20,6 +20,8 @@ pub(crate) struct Local {
     pub(crate) blocking: Arc<BlockingPool>,
     /// The time at which the present turn began.
     pub(crate) now: Cell<Instant>,
+    /// Whether time stands still within a turn, since it is made up.
+    simulated: bool,
     pub(crate) timers: RefCell<Timers>,
     pub(crate) tasks: Tasks,
     /// Tasks that can be polled.
@@ -38,12 +40,32 @@ thread_local! {
 
 impl Local {
     pub(crate) fn new(worker: u16, mailbox: Arc<Mailbox>, blocking: Arc<BlockingPool>) -> Self {
-        let now = Instant::now();
+        Self::at(worker, mailbox, blocking, Instant::now(), false)
+    }
+
+    /// For a simulation, which begins at this time.
+    pub(crate) fn simulated(
+        worker: u16,
+        mailbox: Arc<Mailbox>,
+        blocking: Arc<BlockingPool>,
+        now: Instant,
+    ) -> Self {
+        Self::at(worker, mailbox, blocking, now, true)
+    }
+
+    fn at(
+        worker: u16,
+        mailbox: Arc<Mailbox>,
+        blocking: Arc<BlockingPool>,
+        now: Instant,
+        simulated: bool,
+    ) -> Self {
         Local {
             worker,
             mailbox,
             blocking,
             now: Cell::new(now),
+            simulated,
             timers: RefCell::new(Timers::new(now)),
             tasks: Tasks::default(),
             ready: RefCell::default(),
@@ -52,9 +74,9 @@ impl Local {
         }
     }
 
-    /// Makes this thread the worker's, or nobody's.
-    pub(crate) fn enter(local: Option<Rc<Local>>) {
-        LOCAL.with(|place| place.replace(local));
+    /// Makes this thread the worker's, or nobody's. Gives whose it was.
+    pub(crate) fn enter(local: Option<Rc<Local>>) -> Option<Rc<Local>> {
+        LOCAL.with(|place| place.replace(local))
     }
 
     /// `None` outside a worker.
@@ -67,6 +89,12 @@ impl Local {
     /// Outside a worker.
     pub(crate) fn with<R>(call: impl FnOnce(&Local) -> R) -> R {
         Self::try_with(call).expect("this works only on a worker of a Perihelion runtime")
+    }
+
+    /// The time, outside a worker too.
+    pub(crate) fn clock() -> Instant {
+        let simulated = |local: &Local| local.simulated.then(|| local.now.get());
+        Self::try_with(simulated).flatten().unwrap_or_else(Instant::now)
     }
 
     pub(crate) fn wake_endpoint(&self, id: EndpointId) {

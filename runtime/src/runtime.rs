@@ -45,11 +45,11 @@ pub struct Handle {
 }
 
 /// A worker, as other threads see it.
-struct Remote {
-    cpu: usize,
-    mailbox: Arc<Mailbox>,
-    counters: Arc<Counters>,
-    capabilities: Capabilities,
+pub(crate) struct Remote {
+    pub(crate) cpu: usize,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) capabilities: Capabilities,
 }
 
 /// Something that is stopped in order when the process is told to end.
@@ -93,7 +93,7 @@ impl Runtime {
                 }
             }
         }
-        Ok(Runtime { handle: Handle { workers: workers.into(), config: Arc::new(config) }, threads })
+        Ok(Runtime { handle: Handle::of(workers, config), threads })
     }
 
     /// Waits for SIGINT or SIGTERM, then stops the service in order within `channel.drain_ms`, logs its report, and
@@ -129,6 +129,10 @@ impl Runtime {
 }
 
 impl Handle {
+    pub(crate) fn of(workers: Vec<Remote>, config: Config) -> Self {
+        Handle { workers: workers.into(), config: Arc::new(config) }
+    }
+
     /// What it was configured with.
     pub fn config(&self) -> &Config {
         &self.config
@@ -312,7 +316,7 @@ fn start(
 }
 
 /// A mailbox's number, while its worker runs.
-struct Registered(u16);
+pub(crate) struct Registered(pub(crate) u16);
 
 impl Drop for Registered {
     fn drop(&mut self) {

@@ -43,13 +43,28 @@ impl Worker {
     ) -> Result<Self, Error> {
         let mailbox = Arc::clone(&local.mailbox);
         let driver = Driver::new(&config.runtime, mailbox.event()?)?;
+        Ok(Self::with_driver(driver, config, local, inbox, counters))
+    }
+
+    pub(crate) fn with_driver(
+        driver: Driver,
+        config: Config,
+        local: Rc<Local>,
+        inbox: Inbox,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let mailbox = Arc::clone(&local.mailbox);
         let config = Rc::new(config);
         let io = Io::new(driver, Rc::clone(&local), Rc::clone(&config));
-        Ok(Worker { io, endpoints: Vec::new(), local, mailbox, inbox, config, counters })
+        Worker { io, endpoints: Vec::new(), local, mailbox, inbox, config, counters }
     }
 
     pub(crate) fn io(&self) -> &Io {
         &self.io
+    }
+
+    pub(crate) fn io_mut(&mut self) -> &mut Io {
+        &mut self.io
     }
 
     /// Runs until a message says stop. False when the kernel kept something.
@@ -61,18 +76,23 @@ impl Worker {
 
     fn turns(&mut self) {
         while !self.io.stopping {
-            self.before_kernel();
-            let wait = self.wait();
-            let turn = self.io.driver.turn(wait, self.config.runtime.completions_per_turn);
-            self.mailbox.awake.wake_up();
-            if let Err(error) = turn {
+            if let Err(error) = self.turn() {
                 tracing::error!(%error, "a worker can't enter its ring and stops");
                 break;
             }
-            self.local.now.set(Instant::now());
-            self.complete();
-            self.counters.publish(&self.io.driver.counts());
         }
+    }
+
+    pub(crate) fn turn(&mut self) -> std::io::Result<()> {
+        self.before_kernel();
+        let wait = self.wait();
+        let turn = self.io.driver.turn(wait, self.config.runtime.completions_per_turn);
+        self.mailbox.awake.wake_up();
+        turn?;
+        self.local.now.set(self.io.driver.now());
+        self.complete();
+        self.counters.publish(&self.io.driver.counts());
+        Ok(())
     }
 
     fn before_kernel(&mut self) {
@@ -178,7 +198,7 @@ impl Worker {
         Wait::Until(self.local.timers.borrow().next())
     }
 
-    fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.io.stopping || self.local.has_work() || !self.io.notices.is_empty() || !self.inbox.is_empty()
     }
 
@@ -254,7 +274,7 @@ impl Worker {
     }
 
     /// Drops endpoints and tasks, then waits until the kernel has given everything back.
-    fn stop(mut self) -> bool {
+    pub(crate) fn stop(mut self) -> bool {
         for id in self.io.driver.ids() {
             self.io.abort(id);
         }

@@ -14,6 +14,7 @@ mod group;
 mod listener;
 mod server;
 mod socket;
+pub mod testing;
 mod watch;
 
 pub use address::Address;

@@ -37,6 +37,14 @@ impl Watch {
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// `None` while the channel is not closed.
+    pub(crate) fn reason(&self) -> Option<Option<String>> {
+        match &*self.stage.borrow() {
+            Stage::Closed(reason) => Some(reason.clone()),
+            Stage::New | Stage::Open(_) => None,
+        }
+    }
+
     pub(crate) fn take_close(&self) -> bool {
         self.wants_close.take()
     }
@@ -69,8 +77,8 @@ impl Future for Closed {
     type Output = Option<String>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<String>> {
-        if let Stage::Closed(reason) = &*self.0.stage.borrow() {
-            return Poll::Ready(reason.clone());
+        if let Some(reason) = self.0.reason() {
+            return Poll::Ready(reason);
         }
         let mut waiting = self.0.waiting.borrow_mut();
         if !waiting.iter().any(|waker| waker.will_wake(task.waker())) {

@@ -5,13 +5,16 @@
 //! still uses, and nothing above it needs `unsafe`.
 
 mod outgoing;
+pub(crate) mod sim;
+mod sockets;
 mod uring;
 
 use bytes::Bytes;
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,7 @@ pub use outgoing::{Outgoing, PIECES_MAX, Piece};
 
 use crate::config::RuntimeConfig;
 use crate::{DriverChoice, EndpointId, Error};
+use sim::Sim;
 use uring::Uring;
 
 /// What has become of an operation of an endpoint.
@@ -90,6 +94,18 @@ pub(crate) struct DriverCounts {
 pub(crate) enum Driver {
     /// Leaked unless it is shut down: a panic must not free what the kernel still uses.
     IoUring(ManuallyDrop<Box<Uring>>),
+    /// A world that is made up, for tests.
+    Sim(Box<Sim>),
+}
+
+/// Calls the driver that there is.
+macro_rules! each {
+    ($self:ident, $driver:ident => $call:expr) => {
+        match $self {
+            Driver::IoUring($driver) => $call,
+            Driver::Sim($driver) => $call,
+        }
+    };
 }
 
 impl Driver {
@@ -104,14 +120,12 @@ impl Driver {
     }
 
     pub(crate) fn capabilities(&self) -> &Capabilities {
-        let Driver::IoUring(driver) = self;
-        driver.capabilities()
+        each!(self, driver => driver.capabilities())
     }
 
     /// Takes a descriptor in; gives it back when there is no slot left.
     pub(crate) fn open(&mut self, fd: OwnedFd) -> Result<EndpointId, OwnedFd> {
-        let Driver::IoUring(driver) = self;
-        driver.open(fd)
+        each!(self, driver => driver.open(fd))
     }
 
     pub(crate) fn is_open(&self, id: EndpointId) -> bool {
@@ -120,80 +134,104 @@ impl Driver {
 
     /// All endpoints, those that are closing among them.
     pub(crate) fn ids(&self) -> Vec<EndpointId> {
-        let Driver::IoUring(driver) = self;
-        driver.ids()
+        each!(self, driver => driver.ids())
     }
 
     /// `None` when the endpoint is closing or gone.
     pub(crate) fn fd(&self, id: EndpointId) -> Option<BorrowedFd<'_>> {
-        let Driver::IoUring(driver) = self;
-        driver.fd(id)
+        each!(self, driver => driver.fd(id))
     }
 
     pub(crate) fn accept(&mut self, id: EndpointId) {
-        let Driver::IoUring(driver) = self;
-        driver.accept(id);
+        each!(self, driver => driver.accept(id));
     }
 
     pub(crate) fn connect(&mut self, id: EndpointId, address: SockAddr) {
-        let Driver::IoUring(driver) = self;
-        driver.connect(id, address);
+        each!(self, driver => driver.connect(id, address));
     }
 
     pub(crate) fn receive(&mut self, id: EndpointId) {
-        let Driver::IoUring(driver) = self;
-        driver.receive(id);
+        each!(self, driver => driver.receive(id));
     }
 
     pub(crate) fn stop_receiving(&mut self, id: EndpointId) {
-        let Driver::IoUring(driver) = self;
-        driver.stop_receiving(id);
+        each!(self, driver => driver.stop_receiving(id));
     }
 
     pub(crate) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
-        let Driver::IoUring(driver) = self;
-        driver.send(id, outgoing);
+        each!(self, driver => driver.send(id, outgoing));
+    }
+
+    /// Tells the other side that no more will be sent.
+    pub(crate) fn shut_down_write(&mut self, id: EndpointId) {
+        match self {
+            Driver::IoUring(driver) => {
+                if let Some(fd) = driver.fd(id) {
+                    // It fails only if the connection is gone, which receiving says too.
+                    let _ = SockRef::from(&fd).shutdown(Shutdown::Write);
+                }
+            }
+            Driver::Sim(driver) => driver.shut_down_write(id),
+        }
+    }
+
+    /// Like `close`; the other side of a TCP connection sees a reset.
+    pub(crate) fn abort(&mut self, id: EndpointId) {
+        match self {
+            Driver::IoUring(driver) => {
+                if let Some(fd) = driver.fd(id) {
+                    // Where it isn't a TCP socket there is nothing to reset.
+                    let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+                }
+                driver.close(id, Close::Inline);
+            }
+            Driver::Sim(driver) => driver.abort(id),
+        }
+    }
+
+    /// The time, which is a made-up one in a made-up world.
+    pub(crate) fn now(&self) -> Instant {
+        match self {
+            Driver::IoUring(_) => Instant::now(),
+            Driver::Sim(driver) => driver.now(),
+        }
     }
 
     /// Cancels what is in flight, and closes the descriptor when the last of it is done.
     pub(crate) fn close(&mut self, id: EndpointId, how: Close) {
-        let Driver::IoUring(driver) = self;
-        driver.close(id, how);
+        each!(self, driver => driver.close(id, how));
     }
 
     /// Gives the descriptor, if nothing is in flight on it.
     pub(crate) fn release(&mut self, id: EndpointId) -> Option<OwnedFd> {
-        let Driver::IoUring(driver) = self;
-        driver.release(id)
+        each!(self, driver => driver.release(id))
     }
 
     /// Submits everything, and collects up to `limit` completions.
     pub(crate) fn turn(&mut self, wait: Wait, limit: usize) -> io::Result<()> {
-        let Driver::IoUring(driver) = self;
-        driver.turn(wait, limit)
+        each!(self, driver => driver.turn(wait, limit))
     }
 
     /// Whether a turn would find something, as far as that can be seen without a system call.
     pub(crate) fn is_ready(&mut self) -> bool {
-        let Driver::IoUring(driver) = self;
-        driver.is_ready()
+        each!(self, driver => driver.is_ready())
     }
 
     /// The next of the collected completions that concerns an endpoint.
     pub(crate) fn next(&mut self) -> Option<(EndpointId, Completion)> {
-        let Driver::IoUring(driver) = self;
-        driver.next()
+        each!(self, driver => driver.next())
     }
 
     pub(crate) fn counts(&self) -> DriverCounts {
-        let Driver::IoUring(driver) = self;
-        driver.counts()
+        each!(self, driver => driver.counts())
     }
 
     /// Closes all endpoints and waits until the kernel has given everything back. Past the limit what it holds is
     /// leaked on purpose: memory that it may still write to must not be used again. False when that was so.
     pub(crate) fn shut_down(self, limit: Duration) -> bool {
-        let Driver::IoUring(driver) = self;
-        Uring::shut_down(driver, limit)
+        match self {
+            Driver::IoUring(driver) => Uring::shut_down(driver, limit),
+            Driver::Sim(_) => true, // nothing of it is the kernel's
+        }
     }
 }

@@ -90,7 +90,7 @@ pub struct Sleep {
 /// # Panics
 /// When polled outside a worker.
 pub fn sleep(duration: Duration) -> Sleep {
-    let now = Instant::now();
+    let now = Local::clock();
     sleep_until(now.checked_add(duration).unwrap_or(now + FOREVER))
 }
 
@@ -115,7 +115,7 @@ impl Future for Sleep {
                     this.timer = None;
                     Poll::Ready(())
                 }
-                None if this.deadline <= Instant::now() => Poll::Ready(()),
+                None if this.deadline <= Local::clock() => Poll::Ready(()),
                 None => {
                     this.timer = Some(timers.insert(this.deadline, Target::Task(task.waker().clone())));
                     Poll::Pending

@@ -14,7 +14,6 @@
 mod pool;
 mod ring;
 mod sends;
-mod sockets;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use slab::Slab;
@@ -26,6 +25,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::sockets::{Inbound, NONE, Sockets, State};
 use super::{Capabilities, Close, Completion, DriverCounts, Outgoing, PIECES_MAX, Wait};
 use crate::config::{ReceiveConfig, RingConfig};
 use crate::token::{Kind, Token};
@@ -33,7 +33,6 @@ use crate::{EndpointId, Error};
 use pool::ReceivePool;
 use ring::Ring;
 use sends::{Progress, Sends};
-use sockets::{Inbound, NONE, Sockets, State};
 
 pub(crate) struct Uring {
     ring: Ring,
@@ -133,7 +132,7 @@ impl Uring {
         socket.in_flight += 1;
         let address = entry.insert(Box::new(address));
         let submission =
-            opcode::Connect::new(socket.raw_fd(), address.as_ptr().cast(), address.len()).build();
+            opcode::Connect::new(types::Fd(socket.raw_fd()), address.as_ptr().cast(), address.len()).build();
         // SAFETY: the address is boxed in `connects` until the completion, and the socket counts it (rules 2 and 3).
         unsafe { self.submit(submission, Token { kind: Kind::Connect, id }) };
     }
@@ -144,7 +143,7 @@ impl Uring {
         assert!(outgoing.pieces().len() <= PIECES_MAX, "a send has at most {PIECES_MAX} pieces");
         socket.outbound = self.sends.insert(outgoing);
         socket.in_flight += 1;
-        let submission = self.sends.submission(socket.outbound, socket.raw_fd());
+        let submission = self.sends.submission(socket.outbound, types::Fd(socket.raw_fd()));
         // SAFETY: its memory stays in `sends` until the completion, and the socket counts it (rules 2 and 3).
         unsafe { self.submit(submission, Token { kind: Kind::Send, id }) };
     }
@@ -153,7 +152,7 @@ impl Uring {
         let Some(socket) = self.sockets.open_mut(id) else { return };
         socket.state = State::Closing(how);
         if socket.in_flight > 0 {
-            let everything = types::CancelBuilder::fd(socket.raw_fd()).all();
+            let everything = types::CancelBuilder::fd(types::Fd(socket.raw_fd())).all();
             let submission = opcode::AsyncCancel2::new(everything).build();
             // SAFETY: it points to nothing. No other socket can have the descriptor's number before the kernel has
             // seen this: the close of the descriptor is queued behind it, and nothing else closes it.
@@ -260,9 +259,9 @@ impl Uring {
                 socket.in_flight += 1;
                 let submission = match kind {
                     Kind::Accept => {
-                        opcode::AcceptMulti::new(socket.raw_fd()).flags(libc::SOCK_CLOEXEC).build()
+                        opcode::AcceptMulti::new(types::Fd(socket.raw_fd())).flags(libc::SOCK_CLOEXEC).build()
                     }
-                    _ => opcode::RecvMulti::new(socket.raw_fd(), pool::GROUP).build(),
+                    _ => opcode::RecvMulti::new(types::Fd(socket.raw_fd()), pool::GROUP).build(),
                 };
                 // SAFETY: it points to nothing; its buffers are the pool's, and the socket counts it (rule 2).
                 unsafe { self.submit(submission, Token { kind, id }) };
@@ -430,7 +429,7 @@ impl Uring {
         let n = *result.as_ref().unwrap_or(&0) as usize;
         match self.sends.completed(socket.outbound, n, open && result.is_ok()) {
             Progress::Short => {
-                let submission = self.sends.submission(socket.outbound, socket.raw_fd());
+                let submission = self.sends.submission(socket.outbound, types::Fd(socket.raw_fd()));
                 // SAFETY: as in `send`; the socket counts it as the same operation.
                 unsafe { self.submit(submission, Token { kind: Kind::Send, id }) };
                 None

@@ -1,6 +1,6 @@
 //! The endpoints' descriptors: open until the last operation on them is done.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::EndpointId;
 use crate::driver::Close;
@@ -109,7 +109,7 @@ impl Sockets {
 
 impl Socket {
     #[inline]
-    pub(super) fn raw_fd(&self) -> io_uring::types::Fd {
-        io_uring::types::Fd(self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
