@@ -40,8 +40,9 @@ pub use perihelion_transports::testing;
 pub mod prelude {
     pub use bytes::Bytes;
     pub use perihelion_pipeline::{
-        ByteOrder, Codec, Context, Error, Flow, Handler, Input, LengthPrefixed, Lines, Output, Pipeline,
-        Protocol, Raw, Result, Tail, Wire, Writer, codec, transport,
+        ByteOrder, Codec, Context, Error, Event, Flow, Handler, Hold, Input, LengthPrefixed, Lines,
+        Operation, Output, Pipeline, Protocol, Raw, Result, SlotKey, SwitchKey, Tail, Wire, Writer, Written,
+        codec, transport,
     };
     pub use perihelion_runtime::{
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,

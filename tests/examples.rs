@@ -155,3 +155,42 @@ fn the_echo_client_prints_what_comes_back() {
     server.signal("TERM");
     assert_eq!(server.wait().0, Some(0));
 }
+
+/// What the `auth` server says to these bytes, in segments that are cut here.
+fn auth(address: SocketAddr, text: &str, cut: usize) -> (String, End) {
+    let client = connect(address);
+    client.set_nodelay(true).unwrap();
+    let (first, second) = text.split_at(cut.min(text.len()));
+    (&client).write_all(first.as_bytes()).unwrap();
+    // So that the server sees two segments, and most often both while it looks up the first line.
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let _ = (&client).write_all(second.as_bytes());
+    let _ = client.shutdown(std::net::Shutdown::Write);
+    let (bytes, end) = read_to_end(&client);
+    (String::from_utf8(bytes).unwrap(), end)
+}
+
+#[test]
+fn nobody_talks_to_the_auth_server_before_the_login_and_nothing_behind_it_is_lost() {
+    let _limit = Limit::new();
+    let (server, line) = Program::start(
+        &example("auth"),
+        &["--listen", V4, "--user", "ada:lovelace", "--user", "alan:turing"],
+    );
+    let address = address_in(&line);
+    let talk = "login ada lovelace\nhello\nlogin alan turing\n";
+    let answer = "welcome ada\nada: hello\nada: login alan turing\n";
+    std::thread::scope(|scope| {
+        for cut in 0..=talk.len() {
+            scope.spawn(move || {
+                assert_eq!(auth(address, talk, cut), (answer.into(), End::InOrder), "cut at {cut}")
+            });
+        }
+    });
+    let wrong = "hello\nlogin ada turing\nlogin ada lovelace\nbye\n";
+    assert_eq!(auth(address, wrong, 0).0, "denied\ndenied\nwelcome ada\nada: bye\n");
+    let denied = "login\nlogin eve\nlogin eve x\nlogin ada lovelace\n";
+    assert_eq!(auth(address, denied, 0).0, "denied\ndenied\ndenied\n", "and then it is closed");
+    server.signal("TERM");
+    assert_eq!(server.wait().0, Some(0));
+}

@@ -154,8 +154,7 @@ impl Simulation {
         let theirs = Rc::clone(&result);
         drop(self.spawn(async move { *theirs.borrow_mut() = task.await.ok() }));
         self.run();
-        let result = result.borrow_mut().take();
-        result
+        result.take()
     }
 
     /// A connected socket, for [`Io::open`], and its peer.
