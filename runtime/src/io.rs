@@ -91,6 +91,11 @@ impl Io {
         self.driver.accept(id);
     }
 
+    /// Stops accepting, soon: those that are on their way still come.
+    pub fn stop_accepting(&mut self, id: EndpointId) {
+        self.driver.stop_accepting(id);
+    }
+
     /// Connects.
     ///
     /// # Panics

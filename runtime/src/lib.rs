@@ -30,7 +30,8 @@ mod worker;
 
 pub use blocking::{BlockingError, run_blocking};
 pub use config::{
-    ChannelConfig, Config, CpuList, DriverChoice, ReceiveConfig, RingConfig, RuntimeConfig, TcpConfig,
+    ChannelConfig, Config, CpuList, DriverChoice, ReceiveConfig, RingConfig, RuntimeConfig, ServerConfig,
+    TcpConfig, WhenFull,
 };
 pub use counters::WorkerStats;
 pub use driver::{Capabilities, Completion, Outgoing, PIECES_MAX, Piece};

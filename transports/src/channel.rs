@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::admission::Place;
 use crate::group::{Group, Notice, Order};
 use crate::watch::Watch;
 
@@ -30,6 +31,8 @@ pub(crate) struct Channel {
     runner_timer: Option<(TimerId, Instant)>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
+    /// Given back when the channel is dropped.
+    _place: Place,
 }
 
 /// Keys of the timers of the event loop.
@@ -79,6 +82,7 @@ impl Channel {
         runner: Runner,
         group: Rc<Group>,
         watch: Option<Rc<Watch>>,
+        place: Place,
     ) -> Self {
         group.channel_opened();
         if let Some(watch) = &watch {
@@ -96,6 +100,7 @@ impl Channel {
             deadline: None,
             runner_timer: None,
             watch,
+            _place: place,
         };
         // The stages are told when the channel can be called: a panic in one of them is then the channel's own.
         channel.ask_finish(io);

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::admission::Place;
 use crate::channel::Channel;
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
@@ -158,7 +159,12 @@ impl Client {
         let (group, theirs) = (Rc::clone(&self.group), Rc::clone(&watch));
         defer(move |io| {
             let unopened = Rc::clone(&theirs);
-            if io.open(connected, |io, id| Channel::new(io, id, runner, group, Some(theirs))).is_err() {
+            if io
+                .open(connected, |io, id| {
+                    Channel::new(io, id, runner, group, Some(theirs), Place::uncounted())
+                })
+                .is_err()
+            {
                 unopened.closed(Some("the worker can't hold more connections".into()));
             }
         });

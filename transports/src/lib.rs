@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod admission;
 mod channel;
 mod client;
 mod connection;

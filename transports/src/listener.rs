@@ -4,19 +4,25 @@ use perihelion_pipeline::{self as pipeline, Runner};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
 use socket2::SockRef;
 use std::any::Any;
+use std::collections::VecDeque;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Connection;
+use crate::admission::{Admission, Place, Verdict};
 use crate::channel::Channel;
 use crate::group::{Group, Notice};
 
 /// How long no connection is taken when the process has no descriptor or memory left for it.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a listener of a full server looks whether there is a place again. A channel may close on any worker.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Makes a connection's pipeline.
 pub(crate) type MakePipeline = Box<dyn Fn(&Connection<'_>, &pipeline::Channel) -> Runner>;
@@ -25,13 +31,22 @@ pub(crate) struct Listener {
     id: EndpointId,
     make: MakePipeline,
     group: Rc<Group>,
+    admission: Arc<Admission>,
+    /// Accepted when there was no place any more. While one waits, none is accepted.
+    waiting: VecDeque<OwnedFd>,
 }
 
 impl Listener {
-    pub(crate) fn new(io: &mut Io, id: EndpointId, make: MakePipeline, group: Rc<Group>) -> Self {
+    pub(crate) fn new(
+        io: &mut Io,
+        id: EndpointId,
+        make: MakePipeline,
+        group: Rc<Group>,
+        admission: Arc<Admission>,
+    ) -> Self {
         io.accept(id);
         group.set_listening(true);
-        Listener { id, make, group }
+        Listener { id, make, group, admission, waiting: VecDeque::new() }
     }
 
     fn end(&self, io: &mut Io) {
@@ -43,6 +58,45 @@ impl Listener {
     }
 
     fn accepted(&mut self, io: &mut Io, fd: OwnedFd) {
+        // A panic in the filter is the user's, and must not end the listener.
+        let Ok(verdict) = catch_unwind(AssertUnwindSafe(|| self.admission.judge(fd))) else {
+            tracing::error!("the filter of connections panicked: a connection is dropped");
+            return;
+        };
+        match verdict {
+            Verdict::Admitted(fd, place) => self.open(io, fd, place),
+            Verdict::Refused => tracing::debug!("a connection is refused"),
+            Verdict::Waits(fd) => {
+                if self.waiting.is_empty() {
+                    io.stop_accepting(self.id);
+                    self.look_again(io, LOOK);
+                }
+                self.waiting.push_back(fd);
+            }
+        }
+    }
+
+    /// Lets in those that wait, as far as there are places.
+    fn admit_waiting(&mut self, io: &mut Io) {
+        while let Some(fd) = self.waiting.pop_front() {
+            match self.admission.admit(fd) {
+                Verdict::Admitted(fd, place) => self.open(io, fd, place),
+                Verdict::Waits(fd) => {
+                    self.waiting.push_front(fd);
+                    return self.look_again(io, LOOK);
+                }
+                Verdict::Refused => {}
+            }
+        }
+        io.accept(self.id);
+    }
+
+    fn look_again(&self, io: &mut Io, after: Duration) {
+        let at = io.now() + after;
+        io.set_timer(self.id, 0, at);
+    }
+
+    fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
         // A panic in here is the user's, and must not end the listener.
         let make = || (self.make)(&Connection::new(fd.as_fd()), &self.group.channel.borrow());
         let Ok(runner) = catch_unwind(AssertUnwindSafe(make)) else {
@@ -50,7 +104,7 @@ impl Listener {
             return;
         };
         let group = Rc::clone(&self.group);
-        if io.open(fd, |io, id| Channel::new(io, id, runner, group, None)).is_err() {
+        if io.open(fd, |io, id| Channel::new(io, id, runner, group, None, place)).is_err() {
             tracing::error!("a connection is dropped: the worker can't hold more");
         }
     }
@@ -61,8 +115,7 @@ impl Listener {
             io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => io.accept(self.id),
             _ => {
                 tracing::warn!(%error, pause = ?PAUSE, "no connection can be accepted for now");
-                let at = io.now() + PAUSE;
-                io.set_timer(self.id, 0, at);
+                self.look_again(io, PAUSE);
             }
         }
     }
@@ -82,7 +135,7 @@ impl Endpoint for Listener {
     fn wake(&mut self, _io: &mut Io) {}
 
     fn timer(&mut self, io: &mut Io, _key: u32) {
-        io.accept(self.id);
+        self.admit_waiting(io);
     }
 
     fn notify(&mut self, io: &mut Io, notice: &dyn Any) {

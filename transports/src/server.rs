@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{Pipeline, Runner};
-use perihelion_runtime::{ChannelConfig, Handle, Io, Service, TcpConfig, defer, timeout};
+use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::admission::{Admission, Filter};
 use crate::connection::internet;
 use crate::group::{Counters, Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline};
@@ -45,6 +46,8 @@ pub struct Server<M = NoPipeline> {
     make: M,
     tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
+    limits: Option<ServerConfig>,
+    filter: Option<Filter>,
 }
 
 /// A server that has no pipeline yet.
@@ -58,6 +61,7 @@ pub struct RunningServer {
     address: SocketAddr,
     runtime: Handle,
     counters: Vec<Arc<Counters>>,
+    admission: Arc<Admission>,
     number: u64,
 }
 
@@ -68,6 +72,8 @@ pub struct ServerReport {
     pub connections: u64,
     /// Of these, those that are open.
     pub open: u64,
+    /// Connections that were refused, by the filter or for want of a place.
+    pub refused: u64,
     /// Messages that were handled: frames that codecs made.
     pub messages: u64,
     /// Connections that were reset when the time to drain was over.
@@ -82,7 +88,14 @@ thread_local! {
 impl Server {
     /// A server on `tcp://HOST:PORT`; port 0 picks a free one. The address is looked at by `start`.
     pub fn bind(address: impl AsRef<str>) -> Self {
-        Server { address: address.as_ref().parse(), make: NoPipeline, tcp: None, channel: None }
+        Server {
+            address: address.as_ref().parse(),
+            make: NoPipeline,
+            tcp: None,
+            channel: None,
+            limits: None,
+            filter: None,
+        }
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
@@ -108,7 +121,8 @@ impl Server {
             let make = make();
             Box::new(move |connection, channel| Runner::new(make(connection), channel))
         }));
-        Server { address: self.address, make, tcp: self.tcp, channel: self.channel }
+        let Server { address, tcp, channel, limits, filter, .. } = self;
+        Server { address, make, tcp, channel, limits, filter }
     }
 }
 
@@ -116,6 +130,19 @@ impl<M> Server<M> {
     /// Options of its sockets, instead of the runtime's.
     pub fn tcp(mut self, config: TcpConfig) -> Self {
         self.tcp = Some(config);
+        self
+    }
+
+    /// How many connections it has at once, instead of what the runtime says.
+    pub fn limits(mut self, config: ServerConfig) -> Self {
+        self.limits = Some(config);
+        self
+    }
+
+    /// Connections are taken only if this function says so. It is called on the connection's worker, before there is a
+    /// channel; one that is not wanted is closed.
+    pub fn filter(mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = Some(Arc::new(wanted));
         self
     }
 
@@ -135,21 +162,23 @@ impl Server<PerCore> {
         let address = self.address?;
         let tcp = self.tcp.unwrap_or_else(|| runtime.config().tcp.clone());
         let channel = self.channel.unwrap_or_else(|| runtime.config().channel.clone());
+        let admission =
+            Admission::new(&self.limits.unwrap_or_else(|| runtime.config().server.clone()), self.filter);
         let resolved = address.resolve()?[0];
         let failed = |cause| Error::listen(Address::from(resolved), cause);
         let sockets = socket::listen(resolved, &tcp, runtime.workers()).map_err(failed)?;
         let bound = sockets[0].local_addr().and_then(internet).map_err(failed)?;
         let counters: Vec<Arc<Counters>> = sockets.iter().map(|_| Arc::default()).collect();
         let number = next_number();
-        let server = RunningServer { address: bound, runtime: runtime.clone(), counters, number };
+        let server = RunningServer { address: bound, runtime: runtime.clone(), counters, admission, number };
         for (worker, socket) in sockets.into_iter().enumerate() {
             let (make, channel, tcp) = (Arc::clone(&self.make.0), channel.clone(), tcp.clone());
-            let counters = Arc::clone(&server.counters[worker]);
+            let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
             let told = runtime.send(worker, move |io| {
                 // First the user's function: if it panics, the socket is closed, and takes no share of connections.
                 let (make, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                if io.open(socket, |io, id| Listener::new(io, id, make, group)).is_err() {
+                if io.open(socket, |io, id| Listener::new(io, id, make, group, admission)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
             });
@@ -170,7 +199,7 @@ impl RunningServer {
 
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
-        let mut report = ServerReport::default();
+        let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
         for counters in &self.counters {
             let closed = counters.closed();
             report.connections += counters.connections();
@@ -241,6 +270,9 @@ fn next_number() -> u64 {
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "served {} connections and {} messages", self.connections, self.messages)?;
+        if self.refused > 0 {
+            write!(f, "; {} connections were refused", self.refused)?;
+        }
         if self.aborted > 0 {
             write!(f, "; {} connections were reset when the time to drain was over", self.aborted)?;
         }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admission::Place;
 use crate::channel::Channel;
 use crate::group::Group;
 use crate::watch::{ChannelHandle, Watch};
@@ -80,8 +81,9 @@ impl TestChannel {
         let watch = Rc::new(Watch::default());
         let theirs = Rc::clone(&watch);
         let (fd, peer) = simulation.connected();
-        let opened =
-            simulation.io(|io| io.open(fd, |io, id| Channel::new(io, id, runner, group, Some(theirs))));
+        let opened = simulation.io(|io| {
+            io.open(fd, |io, id| Channel::new(io, id, runner, group, Some(theirs), Place::uncounted()))
+        });
         assert!(opened.is_ok(), "the worker can't hold more connections");
         simulation.run();
         TestChannel { simulation, peer, handle: ChannelHandle(watch) }

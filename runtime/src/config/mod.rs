@@ -28,6 +28,8 @@ use crate::Error;
 pub struct Config {
     /// Workers and their event loops.
     pub runtime: RuntimeConfig,
+    /// What each server may take.
+    pub server: ServerConfig,
     /// What each channel may take.
     pub channel: ChannelConfig,
     /// Options of TCP sockets.
@@ -97,6 +99,27 @@ pub struct ReceiveConfig {
     pub buffers_max: usize,
     /// Up to this many buffers may be kept by handlers; what they keep beyond that is copied.
     pub buffers_kept_max: usize,
+}
+
+/// What each server may take.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Connections that a server has at once, on all workers; 0 is as many as there are descriptors.
+    pub connections_max: usize,
+    /// What becomes of those that come when it has as many.
+    pub when_full: WhenFull,
+}
+
+/// What becomes of connections that come when a server has as many as it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// They are closed at once.
+    #[default]
+    Refuse,
+    /// They wait, in the kernel's backlog, until another is closed.
+    Wait,
 }
 
 /// What each channel may take.
@@ -233,7 +256,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, channel, tcp } = self;
+        let Config { runtime, server: _, channel, tcp } = self;
         let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;

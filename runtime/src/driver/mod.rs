@@ -150,6 +150,10 @@ impl Driver {
         each!(self, driver => driver.connect(id, address));
     }
 
+    pub(crate) fn stop_accepting(&mut self, id: EndpointId) {
+        each!(self, driver => driver.stop_accepting(id));
+    }
+
     pub(crate) fn receive(&mut self, id: EndpointId) {
         each!(self, driver => driver.receive(id));
     }

@@ -273,6 +273,10 @@ impl Sim {
         }
     }
 
+    pub(super) fn stop_accepting(&mut self, id: EndpointId) {
+        self.stop_receiving(id);
+    }
+
     pub(super) fn stop_receiving(&mut self, id: EndpointId) {
         let Some(socket) = self.sockets.open_mut(id) else { return };
         if let Inbound::Armed | Inbound::Restarting = socket.inbound {

@@ -103,12 +103,20 @@ impl Uring {
         self.start_inbound(id, Kind::Receive);
     }
 
+    pub(super) fn stop_accepting(&mut self, id: EndpointId) {
+        self.stop_inbound(id, Kind::Accept);
+    }
+
     pub(super) fn stop_receiving(&mut self, id: EndpointId) {
+        self.stop_inbound(id, Kind::Receive);
+    }
+
+    fn stop_inbound(&mut self, id: EndpointId, kind: Kind) {
         let Some(socket) = self.sockets.open_mut(id) else { return };
         match socket.inbound {
             Inbound::Armed => {
                 socket.inbound = Inbound::Stopping;
-                let armed = Token { kind: Kind::Receive, id }.pack();
+                let armed = Token { kind, id }.pack();
                 // SAFETY: it points to nothing.
                 unsafe {
                     self.submit(
@@ -392,10 +400,12 @@ impl Uring {
     fn accepted(&mut self, id: EndpointId, result: io::Result<OwnedFd>, more: bool) -> Option<Completion> {
         // When nobody wants it, it is closed here.
         let wanted = self.inbound_completed(id, more)?;
-        if wanted && result.is_ok() {
+        // It was stopped; or that raced with a new start.
+        let stopped = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ECANCELED));
+        if wanted && (stopped || result.is_ok()) {
             self.accept(id);
         }
-        Some(Completion::Accepted(result))
+        (!stopped).then_some(Completion::Accepted(result))
     }
 
     /// Keeps the books of a multishot operation. `None`: its endpoint is closing or gone. True: it has ended, though
