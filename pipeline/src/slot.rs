@@ -113,7 +113,7 @@ impl<In, Next, Write, Out> Slot<In, Next, Write, Out> {
     #[cold]
     fn change(&mut self, cx: &mut Context<'_, Out>) -> Result<()> {
         let Some(successor) = self.door.take() else { return Ok(()) };
-        let removed = self.current.removed(cx);
+        let removed = self.current.removed(cx).or_else(|error| self.current.error(cx, error));
         cx.cancel_timers();
         self.current = successor;
         removed.and(self.current.open(cx))

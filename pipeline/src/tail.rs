@@ -237,10 +237,16 @@ impl<T: Tail> Pipeline for TailStage<T> {
         out: &mut O,
         operation: Operation,
     ) -> Result<()> {
+        if let Operation::Bind(_) | Operation::Connect(_) = operation {
+            return out.operate(ch, operation); // a refusal is for whoever connects
+        }
         if let Operation::Close | Operation::CloseOutput = operation {
             self.drain(ch, out, true);
         }
-        Context::new(out, ch, self.id).operate(operation)
+        if let Err(error) = self.with(ch, out, |_, cx| cx.operate(operation)) {
+            self.fail(ch, out, error);
+        }
+        Ok(())
     }
 
     fn is_busy(&self) -> bool {

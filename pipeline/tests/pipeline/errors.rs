@@ -1,5 +1,7 @@
 //! Errors: whose hook sees them, who may handle them, and how they become the reason of a close.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use perihelion_pipeline::*;
 
@@ -39,8 +41,19 @@ impl Handler for Fails {
         self.in_hook("write")?;
         cx.write(msg)
     }
-    fn open(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<()> {
+    fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.set_timer(0, Duration::from_secs(1));
         self.in_hook("open")
+    }
+    fn event(&mut self, _cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
+        event.take::<u8>();
+        self.in_hook("event")
+    }
+    fn timer(&mut self, _cx: &mut Context<'_, Bytes>, _key: u32) -> Result<()> {
+        self.in_hook("timer")
+    }
+    fn removed(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<()> {
+        self.in_hook("removed")
     }
     fn read_complete(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<()> {
         self.in_hook("read_complete")
@@ -56,8 +69,12 @@ impl Handler for Fails {
         cx.flush()
     }
     fn operate(&mut self, cx: &mut Context<'_, Bytes>, operation: Operation) -> Result<()> {
-        if let Operation::Close = operation {
-            self.in_hook("close")?;
+        match &operation {
+            Operation::Close => self.in_hook("close")?,
+            Operation::CloseOutput => self.in_hook("close_output")?,
+            Operation::Promise(_) => self.in_hook("promise")?,
+            Operation::Event(_) => self.in_hook("outbound_event")?,
+            Operation::Bind(_) | Operation::Connect(_) => {}
         }
         cx.operate(operation)
     }
@@ -83,7 +100,13 @@ impl Tail for Handles {
     type In = Bytes;
     type Out = Bytes;
     fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
-        cx.write(msg)
+        cx.write(msg)?;
+        drop(cx.written()?);
+        cx.send_event("event")
+    }
+    fn half_closed(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.close_output()?;
+        cx.close()
     }
     fn error(&mut self, _cx: &mut Context<'_, Bytes>, error: Error) -> Result<()> {
         Handles::error(self, error)
@@ -93,7 +116,7 @@ impl Tail for Handles {
     }
 }
 
-const HOOKS: [&str; 11] = [
+const HOOKS: [&str; 17] = [
     "read",
     "later",
     "more",
@@ -104,6 +127,12 @@ const HOOKS: [&str; 11] = [
     "half_closed",
     "flush",
     "close",
+    "close_output",
+    "promise",
+    "outbound_event",
+    "event",
+    "timer",
+    "removed",
     "nowhere",
 ];
 
@@ -111,13 +140,23 @@ const HOOKS: [&str; 11] = [
 fn live(hook: &'static str, own: bool, tail: bool) -> (Host, Vec<String>) {
     let log = Log::default();
     let limits = Limits { high_water_bytes: 0, low_water_bytes: 0, ..Limits::default() };
+    let key = SlotKey::new();
     let pipeline = codec(length())
         .then(spy("below", &log))
-        .then(Fails { hook, handles: own })
+        .slot(&key, Fails { hook, handles: own })
         .then(spy("above", &log))
         .tail(Handles { handles: tail, log: log.clone() });
     let mut host = Host::with_limits(pipeline, limits);
-    host.feed(frame("a")).feed_end().run();
+    host.feed(frame("a")).run();
+    if host.closed.is_none() {
+        host.event(1u8);
+        host.advance(Duration::from_secs(2));
+    }
+    if hook == "removed" {
+        key.remove().unwrap();
+        host.run();
+    }
+    host.feed_end().run();
     host.close();
     host.run();
     let mut seen = log.take();

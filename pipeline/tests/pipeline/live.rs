@@ -11,6 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::common::{Echo, Gate, Host, Log, cut, frame, frames, length, spy, texts, unframe};
+use crate::xor::{Xor, open_records, record};
 
 /// Adds a letter to what passes upwards.
 struct Mark(&'static str);
@@ -78,6 +79,11 @@ fn the_old_handler_is_told_and_its_timers_end_and_the_new_one_is_opened() {
     key.replace(spy("new", &log)).unwrap();
     host.run();
     assert_eq!(log.take(), ["old:removed", "new:open"], "at once, since no message is on its way");
+    let remote = key.remote();
+    std::thread::spawn(move || remote.remove()).join().unwrap().unwrap();
+    host.run();
+    assert_eq!(log.take(), ["new:removed"], "also from another core");
+    key.replace(spy("new", &log)).unwrap();
     host.feed(frame("a")).feed_end().run();
     assert!(log.take().iter().all(|line| line.starts_with("new:")));
 }
@@ -109,6 +115,50 @@ fn a_message_in_progress_is_finished_by_the_handler_that_has_begun_it() {
     gate.open(());
     host.run();
     assert_eq!(texts(&host.sent), ["1aA", "2bB"]);
+}
+
+/// Passes a message on in pieces of one byte.
+#[derive(Default)]
+struct Pieces(Bytes);
+
+impl Handler for Pieces {
+    type In = Bytes;
+    type Next = Bytes;
+    type Write = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<Flow<Bytes>> {
+        self.0 = msg;
+        self.more(cx)
+    }
+    fn more(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<Flow<Bytes>> {
+        Ok(if self.0.is_empty() { Flow::Done } else { Flow::More(self.0.split_to(1)) })
+    }
+    fn write(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+}
+
+/// Empties the slot at the first message, and echoes.
+struct Emptier(SlotKey<Bytes>);
+
+impl Tail for Emptier {
+    type In = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        self.0.remove()?;
+        cx.write(msg)
+    }
+}
+
+#[test]
+fn a_message_that_comes_in_pieces_is_finished_by_the_handler_that_has_begun_it() {
+    for messages_per_turn in [1, 100] {
+        let key = SlotKey::new();
+        let pipeline = codec(length()).slot(&key, Pieces::default()).tail(Emptier(key.clone()));
+        let mut host = Host::with_limits(pipeline, Limits { messages_per_turn, ..Limits::default() });
+        host.feed(frames(&["abc", "def"])).run();
+        assert_eq!(texts(&host.sent), ["a", "b", "c", "def"]);
+    }
 }
 
 #[test]
@@ -170,6 +220,39 @@ fn no_byte_behind_a_switch_is_decoded_by_the_old_stages() {
             assert_eq!(host.closed, Some(None), "the end is passed on to the successor");
         }
     }
+}
+
+#[test]
+fn what_the_old_stages_wrote_goes_out_before_the_successor_begins() {
+    let key = SwitchKey::new();
+    let upper = codec(Lines::lf(99)).tail(Starter(key.clone()));
+    let mut host = Host::new(codec(Xor::server(1)).switch(&key, upper));
+    let plain = [&b"hello\nswitch\n"[..], &frame("a")].concat();
+    host.feed([b"HELO".to_vec(), record(&plain, 1)].concat()).run();
+    let replies = open_records(&host.sent[b"OLEH".len()..], 1);
+    assert_eq!(replies.plain, [b"ok hello\nok switch\n".to_vec(), frame("a")].concat());
+}
+
+/// Switches when the other side sends no more.
+struct AtTheEnd(SwitchKey<Bytes, Bytes>);
+
+impl Tail for AtTheEnd {
+    type In = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+        Ok(())
+    }
+    fn half_closed(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        self.0.switch(cx, codec(length()).tail(Echo))
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_is_passed_on_to_a_successor() {
+    let key = SwitchKey::new();
+    let mut host = Host::new(transport().switch(&key, codec(length()).tail(AtTheEnd(key.clone()))));
+    host.feed(frame("a")).feed_end().run();
+    assert_eq!(host.closed, Some(None), "the successor closes, as tails do at the end");
 }
 
 #[test]
