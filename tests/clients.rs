@@ -303,3 +303,56 @@ fn clients_come_and_go() {
     reasons.unwrap();
     assert_eq!(fixture.stop_all(server).connections, 2_000);
 }
+
+/// Notes the operations that pass it on their way to the transport.
+struct Operations(Journal);
+
+impl Handler for Operations {
+    type In = String;
+    type Next = String;
+    type Write = String;
+    type Out = String;
+    fn read(&mut self, _cx: &mut Context<'_, String>, line: String) -> Result<Flow<String>> {
+        Ok(Flow::Next(line))
+    }
+    fn write(&mut self, cx: &mut Context<'_, String>, line: String) -> Result<()> {
+        cx.write(line)
+    }
+    fn open(&mut self, _cx: &mut Context<'_, String>) -> Result<()> {
+        self.0.note("open");
+        Ok(())
+    }
+    fn operate(&mut self, cx: &mut Context<'_, String>, operation: Operation) -> Result<()> {
+        self.0.note(match &operation {
+            Operation::Bind(local) => format!("bind {}", local.ip()),
+            Operation::Connect(_) => "connect".into(),
+            Operation::Close => "close".into(),
+            _ => "other".into(),
+        });
+        cx.operate(operation)
+    }
+}
+
+#[test]
+fn a_client_is_bound_before_it_connects_and_the_stages_see_it() {
+    let fixture = Fixture::new();
+    let (server, address) = fixture.serve(|connection| {
+        let from = connection.peer_addr().unwrap().ip().to_string();
+        codec(Lines::lf(99)).service(async move |_line: String| Ok(from.clone()))
+    });
+    let journal = Journal::default();
+    let theirs = journal.clone();
+    let end = fixture.block_on(move || async move {
+        let client = Client::new(&Config::default()).bind("127.0.0.2:0".parse().unwrap());
+        let tail = Caller { first: "who am I?", journal: theirs.clone() };
+        let pipeline = codec(Lines::lf(99)).then(Operations(theirs.clone())).tail(tail);
+        let channel = client.connect_to(address, pipeline).await.map_err(|error| error.to_string())?;
+        while theirs.count("127.0.0.2") < 2 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok::<_, String>(channel.close().await)
+    });
+    assert_eq!(end.unwrap(), Ok(None));
+    assert_eq!(journal.entries(), ["bind 127.0.0.2", "connect", "open", "127.0.0.2", "close", "closed"]);
+    fixture.stop_all(server);
+}

@@ -48,7 +48,29 @@ pub trait Tail {
         Ok(())
     }
 
-    /// The messages that have been received so far in this turn are done.
+    /// The messages that have been received so far in this turn are done: the place for a tail that collects messages
+    /// and acts on all of them at once.
+    ///
+    /// ```
+    /// # use perihelion_pipeline::{Context, Result, Tail};
+    /// /// Adds numbers, and answers once for all that came together.
+    /// #[derive(Default)]
+    /// struct Sums {
+    ///     batch: Vec<u64>,
+    /// }
+    ///
+    /// impl Tail for Sums {
+    ///     type In = u64;
+    ///     type Out = u64;
+    ///     fn read(&mut self, _cx: &mut Context<'_, u64>, number: u64) -> Result<()> {
+    ///         self.batch.push(number);
+    ///         Ok(())
+    ///     }
+    ///     fn read_complete(&mut self, cx: &mut Context<'_, u64>) -> Result<()> {
+    ///         cx.write(self.batch.drain(..).sum())
+    ///     }
+    /// }
+    /// ```
     ///
     /// # Errors
     /// See [`Tail`].

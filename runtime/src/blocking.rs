@@ -1,11 +1,11 @@
 //! A small pool of threads for calls that block, such as name resolution.
 
 use crossbeam_channel::{Receiver, Sender};
+use futures_channel::oneshot;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
 use std::thread;
 
 use crate::local::Local;
@@ -118,35 +118,13 @@ pub async fn run_blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, BlockingError> {
     let counted = Local::with(|local| local.blocking.call())?;
-    let slot = Arc::new(Mutex::new(Slot { result: None, waiter: None }));
-    let theirs = Arc::clone(&slot);
+    let (reply, answer) = oneshot::channel();
     let job = Box::new(move || {
-        let result = catch_unwind(AssertUnwindSafe(call)).map_err(|_| BlockingError::Panicked);
+        let result = catch_unwind(AssertUnwindSafe(call));
         drop(counted); // before anybody hears of the result, and asks for more
-        let waiter = {
-            let mut slot = theirs.lock().expect("no thread panics while it holds the lock");
-            slot.result = Some(result);
-            slot.waiter.take()
-        };
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
+        let _ = reply.send(result.map_err(|_| BlockingError::Panicked)); // nobody may want it any more
     });
     Local::with(|local| local.blocking.run(job));
-    std::future::poll_fn(|task| {
-        let mut slot = slot.lock().expect("no thread panics while it holds the lock");
-        match slot.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                slot.waiter = Some(task.waker().clone());
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
-
-struct Slot<T> {
-    result: Option<Result<T, BlockingError>>,
-    waiter: Option<Waker>,
+    // The pool outlives its calls.
+    answer.await.unwrap_or(Err(BlockingError::Panicked))
 }

@@ -1,5 +1,6 @@
 //! A runtime: workers on threads of their own, started together and stopped together.
 
+use futures_channel::oneshot;
 use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
@@ -167,6 +168,38 @@ impl Handle {
     /// If there is no such worker.
     pub fn send(&self, worker: usize, call: impl FnOnce(&mut Io) + Send + 'static) -> Result<(), Error> {
         self.workers[worker].mailbox.send(Box::new(call))
+    }
+
+    /// Calls a function on a worker, with its event loop, and gives its result back to the task that awaits it, on the
+    /// task's own worker. Dropped, the future leaves the call alone.
+    ///
+    /// ```
+    /// # use perihelion_runtime::{Config, Runtime};
+    /// # let mut config = Config::default();
+    /// # config.runtime.workers = 2;
+    /// let runtime = Runtime::from_config(config)?;
+    /// let handle = runtime.handle();
+    /// let name = runtime.block_on_worker(0, || async move {
+    ///     handle.ask(1, |_io| std::thread::current().name().map(String::from)).await
+    /// })??;
+    /// assert_eq!(name.as_deref(), Some("perihelion-1"));
+    /// # Ok::<(), perihelion_runtime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::MailboxFull`], or [`Error::Stopped`] also when the call panicked.
+    ///
+    /// # Panics
+    /// If there is no such worker.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        worker: usize,
+        call: impl FnOnce(&mut Io) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        // Nobody may want the result any more.
+        self.send(worker, move |io| drop(reply.send(call(io))))?;
+        answer.await.map_err(|_| Error::Stopped)
     }
 
     /// Calls a function on each worker, with the worker's number, and waits for what it gives.

@@ -507,3 +507,23 @@ fn a_runtime_that_is_asked_while_it_stops_neither_hangs_nor_leaks() {
         }
     });
 }
+
+#[test]
+fn a_task_asks_another_worker_and_the_answer_comes_back_to_its_own() {
+    let runtime = runtime_with(|config| config.runtime.workers = 2);
+    let handle = runtime.handle();
+    let thread = || std::thread::current().name().unwrap_or_default().to_string();
+    let (there, here) = runtime
+        .block_on_worker(
+            0,
+            move || async move { (handle.ask(1, move |_io| thread()).await.unwrap(), thread()) },
+        )
+        .unwrap();
+    assert_eq!((&*there, &*here), ("perihelion-1", "perihelion-0"));
+    let handle = runtime.handle();
+    let panics =
+        |_io: &mut perihelion_runtime::Io| -> u8 { std::panic::resume_unwind(Box::new("on purpose")) };
+    let panicked =
+        runtime.block_on(move || async move { handle.ask(0, panics).await.map_err(|e| e.to_string()) });
+    assert!(panicked.unwrap().is_err(), "a call that panics is an error, and no hang");
+}
