@@ -160,8 +160,9 @@ macro_rules! stage_access {
 
         /// What concerns the calling stage.
         impl<$($T)?> $context<'_ $(, $T)?> {
-            /// Raises a user event for the stages towards the tail. It comes to them when the present message is done;
-            /// [`Flow::raise`](crate::Flow::raise) raises one before a message.
+            /// Raises a user event for the stages towards the tail. It comes to them when the present message is done,
+            /// or before the frame that a protocol is making; [`Flow::raise`](crate::Flow::raise) raises one before a
+            /// handler's message.
             pub fn raise<E: 'static>(&mut self, event: E) {
                 self.ch.raise(self.stage, Event::new(event));
             }
@@ -193,8 +194,8 @@ macro_rules! stage_access {
                 self.ch.link.cancel_timers(|stage, _| stage == own);
             }
 
-            /// This stage has a message to pass on: it is asked for `more` when the stages above can take one, in
-            /// another turn.
+            /// This stage has a message to pass on: it is asked for `more` (a protocol: to `read`) when the stages
+            /// above can take one, in another turn.
             pub fn ask(&mut self) {
                 self.ch.link.ask(self.stage);
                 self.ch.waker().wake_by_ref();

@@ -72,6 +72,15 @@ impl<P: Protocol> Coder<P> {
         self.with(ch, out, |protocol, wire| protocol.error(wire, error))
     }
 
+    /// The protocol finishes what was written.
+    #[inline]
+    fn flush<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+        match self.with(ch, out, |protocol, wire| protocol.flush(wire)) {
+            Ok(()) => Ok(()),
+            Err(error) => self.handle(ch, out, error),
+        }
+    }
+
     /// Hands on the output of a codec that stands on another stage, and the promises behind it.
     fn hand_down<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
         let Some(nested) = &mut self.nested else { return Ok(()) };
@@ -113,9 +122,7 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
 
     #[inline]
     fn flush(&mut self, ch: &mut Channel) -> Result<()> {
-        if let Err(error) = self.coder.with(ch, self.out, |protocol, wire| protocol.flush(wire)) {
-            self.coder.handle(ch, self.out, error)?;
-        }
+        self.coder.flush(ch, self.out)?;
         self.coder.hand_down(ch, self.out)?;
         self.out.flush(ch)
     }
@@ -127,7 +134,7 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
         let closes = matches!(operation, Operation::Close);
         let flushed = match operation {
             // In line with what the protocol has written, which need not be handed down for it.
-            Operation::Promise(_) => self.coder.with(ch, self.out, |protocol, wire| protocol.flush(wire)),
+            Operation::Promise(_) => self.coder.flush(ch, self.out),
             _ => self.flush(ch),
         };
         let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation))
@@ -165,7 +172,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
             }
             let flow = self.coder.with(ch, out, |protocol, wire| protocol.read(wire, &mut self.input));
             if ch.has_raised() {
-                self.pass_raised(ch, out);
+                self.pass_raised(ch, out); // before the frame
             }
             match flow {
                 Ok(Flow::Next(frame) | Flow::More(frame)) => {
@@ -304,6 +311,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         if !ch.may_finish() {
             return Step::Held;
         }
+        ch.link.answer(self.coder.id); // it is going to be asked
         if let Held::Later(later) = std::mem::replace(&mut self.held, Held::Nothing)
             && self.follow(ch, out, Later(Deferred::Future(later)), &mut { usize::MAX }) == Step::Held
         {
