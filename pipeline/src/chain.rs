@@ -145,7 +145,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
                     match later.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
                         Poll::Ready(then) => flow = then,
                         Poll::Pending => {
-                            self.held = Held::Later(later);
+                            self.held = Held::Later(Box::new(later));
                             return Step::Held;
                         }
                     }
@@ -196,7 +196,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
             ch.link.answer(self.stage.id);
         }
         let flow = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Later(later) => Ok(Flow::Later(Later(Deferred::Future(later)))),
+            Held::Later(later) => Ok(Flow::Later(Later(Deferred::Future(*later)))),
             _ => self.stage.with(ch, out, |handler, cx| handler.more(cx)),
         };
         self.follow(ch, out, flow, false)

@@ -56,7 +56,8 @@ pub enum Step {
 /// What a stage still holds.
 pub(crate) enum Held<T> {
     Again,
-    Later(LocalFuture<T>),
+    /// In a box of its own: few stages wait for a future, and all have room for it.
+    Later(Box<LocalFuture<T>>),
     Nothing,
 }
 

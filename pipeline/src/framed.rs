@@ -245,7 +245,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                     match future.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
                         Poll::Ready(then) => then,
                         Poll::Pending => {
-                            self.held = Held::Later(future);
+                            self.held = Held::Later(Box::new(future));
                             return Step::Held;
                         }
                     }
@@ -313,7 +313,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         }
         ch.link.answer(self.coder.id); // it is going to be asked
         if let Held::Later(later) = std::mem::replace(&mut self.held, Held::Nothing)
-            && self.follow(ch, out, Later(Deferred::Future(later)), &mut { usize::MAX }) == Step::Held
+            && self.follow(ch, out, Later(Deferred::Future(*later)), &mut { usize::MAX }) == Step::Held
         {
             return Step::Held;
         }

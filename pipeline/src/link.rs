@@ -27,14 +27,19 @@ pub(crate) struct Link {
     writing: Writing,
     /// The stage that was named last.
     stages: u16,
-    failure: Option<Error>,
     /// What few channels need.
     rare: Option<Box<Rare>>,
 }
 
 #[derive(Default)]
 struct Rare {
+    /// Why the channel closes, unless in order.
+    failure: Option<Error>,
+    /// When a stage has made the channel wait for too long.
+    wait_ends: Option<Instant>,
     timers: Vec<(StageId, u32, Instant)>,
+    /// When the event loop is going to look at timers.
+    armed: Option<Instant>,
     /// Stages that want to be asked for more.
     asking: Vec<StageId>,
     /// Promises, by how many bytes must have been taken.
@@ -101,7 +106,6 @@ impl Link {
             demand: Demand::Auto,
             writing: Writing::Open,
             stages: 0,
-            failure: None,
             rare: None,
         };
         if !limits.auto_read {
@@ -253,13 +257,13 @@ impl Link {
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
         if !(self.is_closing() && error.downcast_ref::<ChannelClosed>().is_some()) {
-            self.failure.get_or_insert(error);
+            self.rare().failure.get_or_insert(error);
         }
         self.close();
     }
 
     pub(crate) fn failure(&self) -> Option<&Error> {
-        self.failure.as_ref()
+        self.rare.as_ref()?.failure.as_ref()
     }
 
     /// A name for a stage, greater than all before.
@@ -296,10 +300,42 @@ impl Link {
         }
     }
 
-    /// When the first timer comes.
-    #[inline]
+    /// When the first timer comes, or a wait ends.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.rare.as_ref()?.timers.iter().map(|timer| timer.2).min()
+        let rare = self.rare.as_ref()?;
+        rare.timers.iter().map(|timer| timer.2).chain(rare.wait_ends).min()
+    }
+
+    /// When the event loop is to look at timers, unless it is going to anyway.
+    #[inline]
+    pub(crate) fn timer_to_arm(&mut self) -> Option<Instant> {
+        let at = self.next_timer()?;
+        let rare = self.rare();
+        let earlier = rare.armed.is_none_or(|armed| at < armed);
+        earlier.then(|| *rare.armed.insert(at))
+    }
+
+    /// The event loop has come to look at timers.
+    pub(crate) fn disarm(&mut self) {
+        self.rare().armed = None;
+    }
+
+    /// No stage makes the channel wait any more.
+    #[inline]
+    pub(crate) fn end_wait(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.wait_ends = None;
+        }
+    }
+
+    /// A stage makes the channel wait, if it didn't before: until this time.
+    pub(crate) fn begin_wait(&mut self, until: Instant) {
+        self.rare().wait_ends.get_or_insert(until);
+    }
+
+    /// Whether a wait has been too long.
+    pub(crate) fn wait_is_over(&self, now: Instant) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.wait_ends.is_some_and(|end| end <= now))
     }
 
     /// Takes a timer that has come, the earliest first.
@@ -378,9 +414,11 @@ impl Link {
         rare.connect.take().map(|target| (rare.bind.take(), target))
     }
 
-    /// The channel is closed: what still waits for it fails.
+    /// The channel is closed: what still waits for it fails. Only the reason is kept.
     pub(crate) fn shut(&mut self) {
-        self.rare = None;
+        if let Some(failure) = self.rare.take().and_then(|mut rare| rare.failure.take()) {
+            self.rare().failure = Some(failure);
+        }
     }
 }
 

@@ -38,8 +38,6 @@ pub struct Runner {
     state: State,
     end: End,
     read_done: ReadDone,
-    /// When a stage has made the channel wait for too long.
-    wait_ends: Option<Instant>,
     /// What the stages have been told of the water marks.
     told_writable: bool,
 }
@@ -83,7 +81,6 @@ impl Runner {
             state: State::Ready,
             end: End::NotYet,
             read_done: ReadDone::Told,
-            wait_ends: None,
             told_writable: true,
         }
     }
@@ -160,7 +157,7 @@ impl Runner {
         self.step(ch, |pipeline, ch| pipeline.resume(ch, &mut Edge));
         if ch.messages() != messages {
             self.read_done = ReadDone::ToTell;
-            self.wait_ends = None; // one wait is over
+            self.link.end_wait(); // one is over
         }
         self.read_waiting(ch);
     }
@@ -241,24 +238,28 @@ impl Runner {
         self.link.is_closing()
     }
 
-    /// When [`expire`](Runner::expire) is to be called, if nothing else calls the runner before.
-    #[inline]
+    /// When the next timer of a stage comes, or a wait ends.
     pub fn next_timer(&self) -> Option<Instant> {
-        match (self.link.next_timer(), self.wait_ends) {
-            (Some(timer), Some(wait)) => Some(timer.min(wait)),
-            (timer, wait) => timer.or(wait),
-        }
+        self.link.next_timer()
+    }
+
+    /// When [`expire`](Runner::expire) is to be called, if that is earlier than what was said since it was called last.
+    /// So a timer that is put off again and again costs the event loop nothing.
+    #[inline]
+    pub fn timer_to_arm(&mut self) -> Option<Instant> {
+        self.link.timer_to_arm()
     }
 
     /// Calls the stages whose timers have come, and ends a wait that has been too long.
     pub fn expire(&mut self, ch: &mut Channel) {
+        self.link.disarm();
         // Those that are set meanwhile wait for the next call, even if they have come.
         let due: Vec<_> = std::iter::from_fn(|| self.link.pop_timer(ch.now())).collect();
         for (stage, key) in due {
             self.signal(ch, Signal::Timer(stage, key));
         }
-        if self.wait_ends.is_some_and(|end| end <= ch.now()) {
-            self.wait_ends = None;
+        if self.link.wait_is_over(ch.now()) {
+            self.link.end_wait();
             self.link.fail(WaitTooLong { limit: ch.limits().wait.unwrap_or_default() }.into());
         }
     }
@@ -340,9 +341,9 @@ impl Runner {
     #[inline]
     fn limit_wait(&mut self, ch: &Channel) {
         if self.state != State::Held || !self.link.may_read() {
-            self.wait_ends = None;
-        } else if self.wait_ends.is_none() {
-            self.wait_ends = ch.limits().wait.map(|limit| ch.now() + limit);
+            self.link.end_wait();
+        } else if let Some(limit) = ch.limits().wait {
+            self.link.begin_wait(ch.now() + limit);
         }
     }
 

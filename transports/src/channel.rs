@@ -5,7 +5,6 @@ use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_
 use std::any::Any;
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
 
 use crate::admission::Place;
 use crate::group::{Group, Notice, Order};
@@ -27,8 +26,8 @@ pub(crate) struct Channel {
     finishing: bool,
     /// The deadline of the close.
     deadline: Option<TimerId>,
-    /// When the runner is called for its timers, or earlier.
-    runner_timer: Option<(TimerId, Instant)>,
+    /// Calls the runner for its timers.
+    runner_timer: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
     /// Given back when the channel is dropped.
@@ -139,19 +138,16 @@ impl Channel {
         }
     }
 
-    /// Sees to it that the runner is called for its next timer. One that has been put off costs nothing: the event
-    /// loop's timer stays, and is set anew when it comes too early.
+    /// Sees to it that the runner is called for its next timer.
     fn arm_runner_timer(&mut self, io: &mut Io) {
-        let Some(at) = self.runner.next_timer() else { return };
-        if self.runner_timer.is_some_and(|(_, armed)| armed <= at) {
-            return;
+        if let Some(at) = self.runner.timer_to_arm() {
+            self.clear_runner_timer(io);
+            self.runner_timer = Some(io.set_timer(self.id, RUNNER, at));
         }
-        self.clear_runner_timer(io);
-        self.runner_timer = Some((io.set_timer(self.id, RUNNER, at), at));
     }
 
     fn clear_runner_timer(&mut self, io: &mut Io) {
-        if let Some((timer, _)) = self.runner_timer.take() {
+        if let Some(timer) = self.runner_timer.take() {
             io.cancel_timer(timer);
         }
     }
