@@ -1,0 +1,8 @@
+//! The built-in handlers, driven as an event loop drives them.
+
+#[allow(dead_code)] // it serves the tests of the pipeline, too
+#[path = "../pipeline/common.rs"]
+mod common;
+
+mod deadlines;
+mod idle;
