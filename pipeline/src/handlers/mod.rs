@@ -1,10 +1,20 @@
 //! Handlers that many servers and clients need: limits of time and rate, counting, logging and capture.
 
+mod counters;
 mod idle;
+mod logging;
 mod progress;
+mod rate_limit;
 mod read_deadline;
+mod shaping;
+mod token_bucket;
 mod write_deadline;
 
+pub use counters::{CounterCells, Counters};
 pub use idle::{Idle, IdleEvent, IdleKind, IdleTooLong};
+pub use logging::Logging;
+pub use rate_limit::{RateExceeded, RateLimit};
 pub use read_deadline::{ReadDeadline, ReadTooSlow};
+pub use shaping::Shaping;
+pub use token_bucket::{SharedBucket, TokenBucket};
 pub use write_deadline::{WriteDeadline, WriteTooSlow};

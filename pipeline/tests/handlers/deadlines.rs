@@ -27,6 +27,7 @@ fn from_first_byte() -> ReadDeadline<LengthPrefixed> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_message_has_its_time_from_its_first_byte(
         lengths in prop::collection::vec(0..6usize, 1..6),

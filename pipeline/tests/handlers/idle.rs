@@ -61,6 +61,7 @@ enum Act {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_channel_that_reads_nothing_is_idle_and_a_pause_does_not_count(
         acts in prop::collection::vec((0..1500u64, prop_oneof![

@@ -6,3 +6,5 @@ mod common;
 
 mod deadlines;
 mod idle;
+mod rates;
+mod watching;
