@@ -3,6 +3,8 @@
 mod counters;
 mod idle;
 mod logging;
+mod pcap;
+mod pcap_file;
 mod progress;
 mod rate_limit;
 mod read_deadline;
@@ -13,6 +15,8 @@ mod write_deadline;
 pub use counters::{CounterCells, Counters};
 pub use idle::{Idle, IdleEvent, IdleKind, IdleTooLong};
 pub use logging::Logging;
+pub use pcap::Pcap;
+pub use pcap_file::PcapFile;
 pub use rate_limit::{RateExceeded, RateLimit};
 pub use read_deadline::{ReadDeadline, ReadTooSlow};
 pub use shaping::Shaping;

@@ -6,5 +6,6 @@ mod common;
 
 mod deadlines;
 mod idle;
+mod pcap;
 mod rates;
 mod watching;
