@@ -1,7 +1,9 @@
 //! Handlers that many servers and clients need: limits of time and rate, counting, logging and capture.
 
+mod chunked_writes;
 mod counters;
 mod idle;
+mod ip_rules;
 mod logging;
 mod pcap;
 mod pcap_file;
@@ -12,8 +14,11 @@ mod shaping;
 mod token_bucket;
 mod write_deadline;
 
+pub use chunked_writes::{ChunkSource, Chunked, ChunkedWrites, ReadSource};
 pub use counters::{CounterCells, Counters};
 pub use idle::{Idle, IdleEvent, IdleKind, IdleTooLong};
+pub use ip_rules::{IpRuleError, IpRules};
+pub use ipnet::IpNet;
 pub use logging::Logging;
 pub use pcap::Pcap;
 pub use pcap_file::PcapFile;

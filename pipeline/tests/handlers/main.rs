@@ -4,8 +4,10 @@
 #[path = "../pipeline/common.rs"]
 mod common;
 
+mod chunked;
 mod deadlines;
 mod idle;
+mod ip_rules;
 mod pcap;
 mod rates;
 mod watching;
