@@ -1,7 +1,11 @@
 //! Handlers that many servers and clients need: limits of time and rate, counting, logging and capture.
 
 mod chunked_writes;
+#[cfg(any(feature = "gzip", feature = "zstd"))]
+mod compression;
 mod counters;
+#[cfg(feature = "gzip")]
+mod gzip;
 mod idle;
 mod ip_rules;
 mod logging;
@@ -13,9 +17,17 @@ mod read_deadline;
 mod shaping;
 mod token_bucket;
 mod write_deadline;
+#[cfg(feature = "zstd")]
+mod zstd;
 
+#[cfg(feature = "zstd")]
+pub use self::zstd::Zstd;
 pub use chunked_writes::{ChunkSource, Chunked, ChunkedWrites, ReadSource};
+#[cfg(any(feature = "gzip", feature = "zstd"))]
+pub use compression::{Compression, ExpansionLimits, ExpansionTooGreat};
 pub use counters::{CounterCells, Counters};
+#[cfg(feature = "gzip")]
+pub use gzip::Gzip;
 pub use idle::{Idle, IdleEvent, IdleKind, IdleTooLong};
 pub use ip_rules::{IpRuleError, IpRules};
 pub use ipnet::IpNet;

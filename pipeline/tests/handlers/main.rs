@@ -5,6 +5,8 @@
 mod common;
 
 mod chunked;
+#[cfg(any(feature = "gzip", feature = "zstd"))]
+mod compression;
 mod deadlines;
 mod idle;
 mod ip_rules;
