@@ -207,6 +207,14 @@ impl<M> Handler for ChunkedWrites<M> {
         Ok(())
     }
 
+    fn removed(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.release(std::mem::take(&mut self.kept_bytes));
+        if std::mem::take(&mut self.queue).is_empty() {
+            return Ok(());
+        }
+        Err(Error::msg("chunked writes were replaced in the middle of a source"))
+    }
+
     fn closed(&mut self, _why: Option<&Error>) {
         self.queue = VecDeque::new();
     }

@@ -142,7 +142,6 @@ impl<A: Algorithm> Compression<A> {
         if used == 0 && made == 0 && !input.is_empty() {
             return Err(Error::msg("a compressed stream makes no progress"));
         }
-        input.advance(used);
         self.received += used as u64;
         self.received_of_stream = if ended { 0 } else { self.received_of_stream + used };
         self.expanded += made as u64;
@@ -150,6 +149,7 @@ impl<A: Algorithm> Compression<A> {
         self.may_have_more = made == piece.len() && !ended;
         piece.truncate(made);
         self.check_limits()?;
+        input.advance(used); // not where it failed: there is no going on behind it
         Ok(piece)
     }
 

@@ -1,4 +1,14 @@
-//! Handlers that many servers and clients need: limits of time and rate, counting, logging and capture.
+//! Handlers and protocols that many servers and clients need.
+//!
+//! - Limits of time: [`Idle`], [`ReadDeadline`], [`WriteDeadline`].
+//! - Limits of rate: [`RateLimit`] for messages, [`Shaping`] for bytes, by a [`TokenBucket`] that channels may share.
+//! - To watch: [`Counters`], [`Logging`], [`Pcap`].
+//! - Large things: [`ChunkedWrites`].
+//! - `Compression`, with the features `gzip` and `zstd`.
+//! - Who may connect: [`IpRules`].
+//!
+//! What a handler keeps back counts towards the channel's water marks, and none allocates for a message that it only
+//! passes on.
 
 mod chunked_writes;
 #[cfg(any(feature = "gzip", feature = "zstd"))]

@@ -51,7 +51,9 @@ enum From {
 }
 
 impl<P> ReadDeadline<P> {
-    /// A message must be whole within this time of its first byte. Between two messages nothing is limited.
+    /// A message must be whole within this time of its first byte. Between two messages nothing is limited. A message
+    /// is begun while bytes of it lie undecoded: for a protocol that takes bytes as they come and puts messages
+    /// together by itself there is [`from_last_message`](ReadDeadline::from_last_message).
     pub fn from_first_byte(protocol: P, limit: Duration) -> Self {
         Self::new(protocol, limit, From::FirstByte)
     }
@@ -106,17 +108,14 @@ impl<P: Protocol> Protocol for ReadDeadline<P> {
     #[inline]
     fn read(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<P::Frame>> {
         self.begin(wire, input.len());
-        let flow = self.protocol.read(wire, input)?;
-        match flow {
-            Flow::Done => {
-                if input.is_empty() && self.from == From::FirstByte {
-                    self.begun = None; // a message that is not passed on, such as a ping
-                }
-            }
+        let flow = self.protocol.read(wire, input);
+        let is_unfinished =
+            matches!(flow, Ok(Flow::Done)) && (!input.is_empty() || self.from == From::LastMessage);
+        if !is_unfinished {
             // The next one begins when this is asked again: now, or when the stages above are done with this one.
-            Flow::Next(_) | Flow::More(_) | Flow::Wait | Flow::Later(_) => self.begun = None,
+            self.begun = None;
         }
-        Ok(flow)
+        flow
     }
 
     #[inline]

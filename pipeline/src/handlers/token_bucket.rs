@@ -85,7 +85,8 @@ impl TokenBucket {
         // A time before the last one is the last one: the clocks of two channels' turns.
         let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.at = self.at.max(Some(now));
-        self.missing = self.missing.saturating_sub(passed.as_nanos() * u128::from(self.rate_per_second));
+        self.missing =
+            self.missing.saturating_sub(passed.as_nanos().saturating_mul(self.rate_per_second.into()));
     }
 }
 

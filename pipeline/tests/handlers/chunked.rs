@@ -174,6 +174,20 @@ fn what_is_written_behind_a_source_makes_the_channel_unwritable_but_not_for_ever
 }
 
 #[test]
+fn chunked_writes_that_are_replaced_leave_nothing_behind() {
+    let (key, sources) = (SlotKey::new(), Sources::default());
+    let items = vec![sources.make(&[const { None }; 10], false), Bytes::from("behind").into()];
+    let tail = Writes { items, promises: Rc::default(), closes: false };
+    let mut host = Host::new(transport().slot(&key, ChunkedWrites::new()).tail(tail));
+    host.keeps_back = true;
+    host.feed("go").turn();
+    key.replace(ChunkedWrites::new()).unwrap();
+    host.feed("on").run();
+    assert_eq!((sources.0.get(), host.runner.queued()), (0, 0));
+    assert!(host.closed.unwrap().unwrap().contains("in the middle of a source"));
+}
+
+#[test]
 fn small_chunks_take_turns() {
     let sources = Sources::default();
     let source = sources.make(&vec![Some("a".into()); 1000], false);

@@ -155,6 +155,27 @@ macro_rules! compression_tests {
             }
 
             #[test]
+            fn there_is_no_going_on_behind_an_error() {
+                struct Lenient;
+                impl Tail for Lenient {
+                    type In = Bytes;
+                    type Out = Bytes;
+                    fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+                        Ok(())
+                    }
+                    fn error(&mut self, _cx: &mut Context<'_, Bytes>, _error: Error) -> Result<()> {
+                        Ok(())
+                    }
+                }
+                let limits = ExpansionLimits { chunk_bytes: 1000, ..NO_LIMITS };
+                for stream in [compress(&[0; 5000]), b"no such thing".to_vec()] {
+                    let mut host = Host::new(codec(codec_of(limits)).tail(Lenient));
+                    host.feed(stream).run();
+                    assert_ne!(reason(&host), "");
+                }
+            }
+
+            #[test]
             fn a_slow_reader_above_gets_one_piece_at_a_time() {
                 let plain = mixed(5, 200_000);
                 let limits = Limits { high_water_bytes: 1000, low_water_bytes: 500, ..Limits::default() };

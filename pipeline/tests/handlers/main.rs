@@ -4,6 +4,7 @@
 #[path = "../pipeline/common.rs"]
 mod common;
 
+mod allocations;
 mod chunked;
 #[cfg(any(feature = "gzip", feature = "zstd"))]
 mod compression;

@@ -262,6 +262,19 @@ fn channels_share_a_bucket_in_turns() {
 }
 
 #[test]
+fn shaping_that_is_taken_away_hands_on_what_it_keeps() {
+    let key = SlotKey::new();
+    let shaping = Shaping::outbound(TokenBucket::shared(1000, 100));
+    let mut host = Host::new(transport().slot(&key, shaping).tail(Echo));
+    host.keeps_back = true;
+    host.feed([0; 10_000]).run();
+    assert_eq!(host.sent.len(), 100);
+    key.remove().unwrap();
+    host.feed([0; 50]).run();
+    assert_eq!((host.sent.len(), host.runner.queued(), host.runner.next_timer()), (10_050, 0, None));
+}
+
+#[test]
 fn a_channel_that_goes_leaves_its_turn_to_others() {
     let bucket = TokenBucket::shared(1000, 1000);
     let mut gone = shaped_out(&bucket, Limits::default());
