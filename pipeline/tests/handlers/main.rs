@@ -13,4 +13,6 @@ mod idle;
 mod ip_rules;
 mod pcap;
 mod rates;
+#[cfg(feature = "gzip")]
+mod together;
 mod watching;
