@@ -10,7 +10,8 @@ use ipnet::IpNet;
 /// rule; an address that none matches has the default. Meant for the moment at which a connection is accepted, before
 /// anything is built for it.
 ///
-/// An IPv4 address that is mapped into IPv6, as a socket for both gives it, is an IPv4 address.
+/// An IPv4 address that is mapped into IPv6, as a socket for both gives it, is an IPv4 address; and no subnet of IPv6
+/// has one in it, not even `::/0`.
 ///
 /// As text, a rule is a line; `all` is every address, what follows `#` is a comment, and a line `default allow` or
 /// `default deny` says what becomes of the rest. Without it they are denied.

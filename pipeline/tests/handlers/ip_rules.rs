@@ -36,7 +36,6 @@ proptest! {
         let mut built = if default { IpRules::allow_by_default() } else { IpRules::deny_by_default() };
         let mut wanted = None;
         for (address, prefix, allows) in rules {
-            // A subnet of mapped addresses, or of others: one in between is both.
             let (prefix, bits) = match address {
                 IpAddr::V4(_) => (prefix, prefix + 96),
                 IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => (prefix + 96, prefix + 96),
@@ -46,7 +45,8 @@ proptest! {
             let subnet = IpNet::new(address, prefix).unwrap();
             built = if allows { built.allow(subnet) } else { built.deny(subnet) };
             let differs = number(address) ^ number(asked);
-            if bits == 0 || differs.leading_zeros() >= bits.into() {
+            let is_same_family = address.to_canonical().is_ipv4() == asked.to_canonical().is_ipv4();
+            if is_same_family && differs.leading_zeros() >= bits.into() {
                 wanted.get_or_insert(allows);
             }
         }
