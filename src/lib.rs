@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub use perihelion_pipeline as pipeline;
+pub use perihelion_pipeline::handlers;
 pub use perihelion_runtime as runtime;
 pub use perihelion_transports as transports;
 pub use perihelion_transports::testing;

@@ -93,6 +93,11 @@ impl Channel {
         DemandHandle::new(self.link.demand(|| DemandCell::new(waker.clone())))
     }
 
+    /// Whether a stage or a task has asked for no more messages for now.
+    pub fn is_paused(&self) -> bool {
+        self.link.is_paused()
+    }
+
     /// Whether fewer bytes than the high-water mark wait to be sent.
     pub fn is_writable(&self) -> bool {
         self.link.is_writable()

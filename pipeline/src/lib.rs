@@ -26,6 +26,7 @@ mod event;
 mod flow;
 mod framed;
 mod handler;
+pub mod handlers;
 mod hold;
 mod input;
 mod link;
