@@ -7,6 +7,8 @@
 //! use perihelion::prelude::*;
 //! use std::time::Duration;
 //!
+//! const IDLE: Duration = Duration::from_secs(30);
+//!
 //! struct Counter {
 //!     seen: u64,
 //! }
@@ -23,7 +25,7 @@
 //! fn main() -> Result<(), Error> {
 //!     let runtime = Runtime::new()?;
 //!     let server = Server::bind("tcp://127.0.0.1:0")
-//!         .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).tail(Counter { seen: 0 }))
+//!         .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).then(Idle::after(IDLE)).tail(Counter { seen: 0 }))
 //!         .start(&runtime)?;
 //!     println!("{}", server.stop(Duration::from_secs(1))); // a real one: `runtime.run_until_signal(server)`
 //!     Ok(())
@@ -43,7 +45,7 @@ pub mod prelude {
     pub use perihelion_pipeline::{
         ByteOrder, Codec, Context, Error, Event, Flow, Handler, Hold, Input, LengthPrefixed, Lines,
         Operation, Output, Pipeline, Protocol, Raw, Result, SlotKey, SwitchKey, Tail, Wire, Writer, Written,
-        codec, transport,
+        codec, handlers::Idle, transport,
     };
     pub use perihelion_runtime::{
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,

@@ -1,6 +1,7 @@
 //! The real server, client and channel in a made-up world: whatever comes late, in parts or in another order.
 
-use perihelion::pipeline::{Event, Hold, Operation, SlotKey, Target};
+use perihelion::handlers::{Idle, WriteDeadline};
+use perihelion::pipeline::Target;
 use perihelion::prelude::*;
 use perihelion::runtime::simulation::Simulation;
 use perihelion::testing::{Ending, Faults, TestChannel, each_seed};
@@ -325,4 +326,75 @@ fn a_channel_that_does_not_read_by_itself_reads_what_is_asked_for() {
     channel.send(b"\0\0\0\x01x");
     channel.advance(SECOND);
     assert_eq!(channel.received(), b"");
+}
+
+/// Resets the connection at the word `abort`.
+struct Aborts;
+
+impl Tail for Aborts {
+    type In = String;
+    type Out = String;
+    fn read(&mut self, cx: &mut Context<'_, String>, line: String) -> Result<()> {
+        cx.write(line.clone())?;
+        if line == "abort" {
+            cx.abort();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stage_resets_the_connection() {
+    let mut channel = TestChannel::open(codec(Lines::lf(99)).tail(Aborts));
+    channel.send("hello\n");
+    channel.send("abort\nnever\n");
+    assert_eq!(channel.peer_sees(), Ending::Reset);
+    assert_eq!(channel.received(), b"hello\n", "what was written with it is lost");
+    assert_eq!(channel.closed(), Some(None));
+}
+
+#[test]
+fn an_idle_channel_is_closed_and_one_that_works_or_moves_is_not() {
+    let idle = || Idle::after(SECOND * 10);
+    let mut channel = TestChannel::open(codec(length()).then(idle()).tail(Echo));
+    channel.advance(SECOND * 9);
+    channel.send(b"\0\0\0\x01x");
+    channel.advance(SECOND * 9);
+    assert_eq!(channel.peer_sees(), Ending::Open);
+    channel.advance(SECOND * 2);
+    assert_eq!(channel.peer_sees(), Ending::Ended);
+
+    let slow = codec(length()).then(idle()).service(async |msg: Bytes| {
+        sleep(SECOND * 25).await;
+        Ok(msg)
+    });
+    let mut channel = TestChannel::open(slow);
+    channel.send(b"\0\0\0\x01x");
+    channel.advance(SECOND * 26);
+    assert_eq!(channel.received(), b"\0\0\0\x01x", "work is not idleness");
+}
+
+#[test]
+fn a_large_write_makes_progress_as_the_peer_takes_it() {
+    let deadline = WriteDeadline::new(SECOND * 10);
+    let mut channel = TestChannel::open(codec(LengthPrefixed::u32_be(1 << 26)).then(deadline).tail(Echo));
+    channel.set_window(Some(0));
+    let large = vec![7; 4 << 20];
+    channel.send([&(4u32 << 20).to_be_bytes()[..], &large].concat());
+    let mut received = Vec::new();
+    for _ in 0..16 {
+        channel.advance(SECOND * 9);
+        channel.set_window(Some(300_000));
+        received.extend(channel.received());
+    }
+    assert_eq!(channel.peer_sees(), Ending::Open);
+    assert!(received.len() >= 4 << 20, "{} bytes", received.len());
+
+    let deadline = WriteDeadline::new(SECOND * 10);
+    let mut stuck = TestChannel::open(codec(length()).then(deadline).tail(Echo));
+    stuck.set_window(Some(0));
+    stuck.send(b"\0\0\0\x01x");
+    stuck.advance(SECOND * 20);
+    let reason = stuck.closed().flatten().expect("it is closed for a reason");
+    assert!(reason.contains("none of 5 queued bytes has been taken within 10s"), "{reason}");
 }

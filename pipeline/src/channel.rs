@@ -118,6 +118,22 @@ impl Channel {
         self.now
     }
 
+    /// Whether a stage waits or works on a message, so that none is read.
+    pub fn is_waiting(&self) -> bool {
+        self.link.waits()
+    }
+
+    /// How many bytes the kernel has taken since the channel was opened. A large write is taken in parts of up to
+    /// 256 KiB.
+    pub fn taken(&self) -> u64 {
+        self.link.taken()
+    }
+
+    /// Resets the connection at the end of this turn. What was written may be lost, and the other side sees an error.
+    pub fn abort(&mut self) {
+        self.link.abort();
+    }
+
     /// Counts bytes that a stage keeps back towards the channel's water marks. What is [released](Channel::release)
     /// is not counted twice.
     pub fn hold(&mut self, bytes: usize) {

@@ -102,7 +102,8 @@ pub trait Handler {
         Ok(())
     }
 
-    /// Hands down what this stage holds. The default passes the request on.
+    /// Hands down what this stage holds. Called at the end of every turn in which the channel did something, at least.
+    /// The default passes the request on.
     ///
     /// # Errors
     /// See [`Handler`].

@@ -75,7 +75,7 @@ pub use hold::Hold;
 pub use input::Input;
 pub use operation::{Operation, Target};
 pub use outbound::Outbound;
-pub use output::{BY_REFERENCE_BYTES, Output, Segment};
+pub use output::{BY_REFERENCE_BYTES, Output, PART_BYTES_MAX, Segment};
 pub use pipeline::{Pipeline, Signal};
 pub use promise::{Promise, Written};
 pub use runner::{Runner, WaitTooLong};

@@ -25,6 +25,8 @@ pub(crate) struct Link {
     stops: Stops,
     demand: Demand,
     writing: Writing,
+    /// Whether a stage makes the channel wait.
+    waits: bool,
     /// The stage that was named last.
     stages: u16,
     /// What few channels need.
@@ -93,6 +95,8 @@ enum Writing {
     HalfClosed,
     /// Nothing may follow: the channel closes.
     Closed,
+    /// What is written is not sent any more: the connection is reset.
+    Aborted,
 }
 
 impl Link {
@@ -105,6 +109,7 @@ impl Link {
             stops: Stops::default(),
             demand: Demand::Auto,
             writing: Writing::Open,
+            waits: false,
             stages: 0,
             rare: None,
         };
@@ -233,6 +238,30 @@ impl Link {
         if self.writing == Writing::Open {
             self.writing = Writing::HalfClosed;
         }
+    }
+
+    /// The connection is to be reset.
+    pub(crate) fn abort(&mut self) {
+        self.writing = Writing::Aborted;
+        self.close();
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.writing == Writing::Aborted
+    }
+
+    /// Whether a stage makes the channel wait: it can take no message, though it may.
+    #[inline]
+    pub(crate) fn set_waits(&mut self, waits: bool) {
+        self.waits = waits;
+    }
+
+    pub(crate) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Whether the other side is to be told that no more will be sent.

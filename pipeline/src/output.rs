@@ -7,6 +7,8 @@ use crate::spare;
 
 /// `Bytes` from this size on are sent from where they lie instead of being copied.
 pub const BY_REFERENCE_BYTES: usize = 4 * 1024;
+/// Large `Bytes` are taken from an output in parts of up to this many, so that their progress is seen.
+pub const PART_BYTES_MAX: usize = 256 * 1024;
 
 /// Small things are copied into contiguous memory, large `Bytes` are kept by reference. The memory is borrowed from
 /// the worker's spare buffers at the first write and goes back when it has been sent: an empty output holds none.
@@ -19,10 +21,10 @@ pub const BY_REFERENCE_BYTES: usize = 4 * 1024;
 /// let mut output = Output::default();
 /// output.put_buf().put_u16(5);
 /// output.put_slice(b"hello");
-/// output.put_bytes(Bytes::from(vec![7; 1 << 20]));
-/// assert_eq!(output.len(), 7 + (1 << 20));
+/// output.put_bytes(Bytes::from(vec![7; 100_000]));
+/// assert_eq!(output.len(), 7 + 100_000);
 /// assert_eq!(output.pop().unwrap().as_ref(), b"\0\x05hello");
-/// assert!(matches!(output.pop(), Some(Segment::Shared(large)) if large.len() == 1 << 20));
+/// assert!(matches!(output.pop(), Some(Segment::Shared(large)) if large.len() == 100_000));
 /// assert!(output.pop().is_none());
 /// ```
 #[derive(Default)]
@@ -157,7 +159,12 @@ impl Segments {
     }
 
     fn pop(&mut self) -> Option<Segment> {
-        let segment = self.0.queue.pop_front()?;
+        let segment = match self.0.queue.front_mut()? {
+            Segment::Shared(bytes) if bytes.len() > PART_BYTES_MAX => {
+                Some(Segment::Shared(bytes.split_to(PART_BYTES_MAX)))
+            }
+            _ => self.0.queue.pop_front(),
+        }?;
         self.0.len -= segment.len();
         Some(segment)
     }

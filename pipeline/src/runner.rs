@@ -232,6 +232,11 @@ impl Runner {
         self.link.is_half_closed()
     }
 
+    /// Whether a stage has asked for the connection to be reset.
+    pub fn is_aborted(&self) -> bool {
+        self.link.is_aborted()
+    }
+
     /// Whether a stage or an error has asked for the close.
     #[inline]
     pub fn is_closing(&self) -> bool {
@@ -330,6 +335,7 @@ impl Runner {
             Step::Held if self.link.is_spent() => State::CutShort,
             Step::Held => State::Held,
         };
+        self.link.set_waits(self.state == State::Held && self.link.may_read());
     }
 
     fn signal(&mut self, ch: &mut Channel, mut signal: Signal<'_>) {

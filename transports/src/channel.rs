@@ -1,6 +1,6 @@
 //! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
 
-use perihelion_pipeline::{Error, Output, Runner, Segment};
+use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId};
 use std::any::Any;
 use std::io;
@@ -327,6 +327,9 @@ impl Endpoint for Channel {
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
         self.group.count_messages();
+        if self.runner.is_aborted() {
+            return self.end(io, How::Reset);
+        }
         self.arm_runner_timer(io);
         self.send(io);
         if self.runner.is_closing() {
@@ -383,10 +386,15 @@ impl Drop for Channel {
     }
 }
 
+/// What goes out with the first piece: no more than a part of a large thing, so that its progress is seen, and others
+/// get their turn.
 fn fill(list: &mut Vec<Piece>, output: &mut Output) {
+    let mut bytes = list.first().map_or(0, |first| first.as_ref().len());
     while list.len() < PIECES_MAX
+        && bytes < PART_BYTES_MAX
         && let Some(segment) = output.pop()
     {
+        bytes += segment.len();
         list.push(piece(segment));
     }
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use super::progress::Progress;
 use crate::{Context, Flow, Handler, Result};
 
 const TIMER: u32 = 0;
@@ -15,10 +14,8 @@ const TIMER: u32 = 0;
 /// What counts is what moves. A read is a message that comes to this stage; a write is bytes that the other side has
 /// taken, however few, so that a slow peer is not idle, and one that takes nothing is.
 ///
-/// The clock of reads stands still while reading is stopped, by a pause or because the channel is unwritable; the
-/// clock of both directions stands still in a pause. Work that a stage above has not finished is no pause: what
-/// comes meanwhile is read after it, so give a service more time to answer than the channel may be idle, or use
-/// [`ReadDeadline`](super::ReadDeadline).
+/// The clock of reads stands still while reading is stopped: by a pause, by a stage that waits or works on a message, or
+/// because the channel is unwritable. The clock of both directions stands still in a pause or a wait.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -36,7 +33,8 @@ pub struct Idle<M, W> {
     both: Option<Watch>,
     last_read: Option<Instant>,
     last_write: Option<Instant>,
-    progress: Progress,
+    /// Bytes that had been taken when it was looked last.
+    taken: u64,
     raises: bool,
     passes: PhantomData<fn(M) -> W>,
 }
@@ -133,7 +131,7 @@ impl<M, W> Idle<M, W> {
             both: None,
             last_read: None,
             last_write: None,
-            progress: Progress::default(),
+            taken: 0,
             raises: false,
             passes: PhantomData,
         }
@@ -159,20 +157,21 @@ impl<M, W> Idle<M, W> {
 
     #[inline]
     fn look_at_writes(&mut self, cx: &Context<'_, W>) {
-        if self.progress.is_made(cx.queued()) {
+        if std::mem::replace(&mut self.taken, cx.taken()) < cx.taken() {
             self.last_write = Some(cx.now());
         }
     }
 
     /// Stops and starts the clocks.
     fn look_at_stops(&mut self, cx: &mut Context<'_, W>) {
-        let (now, paused, writable) = (cx.now(), cx.is_paused(), cx.is_writable());
+        let (now, writable) = (cx.now(), cx.is_writable());
+        let stopped = cx.is_paused() || cx.is_waiting();
         let mut restarted = false;
         for (kind, watch, moved) in self.watches() {
             let still = match kind {
-                IdleKind::Read => paused || !writable,
+                IdleKind::Read => stopped || !writable,
                 IdleKind::Write => false,
-                IdleKind::Both => paused,
+                IdleKind::Both => stopped,
             };
             restarted |= watch.stand_still(still, moved, now);
         }
@@ -223,16 +222,12 @@ impl<M, W> Handler for Idle<M, W> {
 
     #[inline]
     fn write(&mut self, cx: &mut Context<'_, W>, msg: W) -> Result<()> {
-        self.look_at_writes(cx);
-        let written = cx.write(msg);
-        self.progress.written(cx.queued());
-        written
+        cx.write(msg)
     }
 
     fn open(&mut self, cx: &mut Context<'_, W>) -> Result<()> {
         let now = cx.now();
         self.watches().for_each(|(_, watch, _)| watch.since = Some(now));
-        self.progress.written(cx.queued());
         self.set_timer(cx);
         Ok(())
     }
@@ -241,7 +236,6 @@ impl<M, W> Handler for Idle<M, W> {
     fn flush(&mut self, cx: &mut Context<'_, W>) -> Result<()> {
         self.look_at_writes(cx);
         let flushed = cx.flush();
-        self.progress.written(cx.queued());
         self.look_at_stops(cx);
         flushed
     }

@@ -21,7 +21,6 @@ mod ip_rules;
 mod logging;
 mod pcap;
 mod pcap_file;
-mod progress;
 mod rate_limit;
 mod read_deadline;
 mod shaping;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use super::progress::Progress;
 use crate::{Context, Flow, Handler, Result};
 
 const TIMER: u32 = 0;
@@ -28,7 +27,8 @@ const TIMER: u32 = 0;
 /// ```
 pub struct WriteDeadline<M, W> {
     limit: Duration,
-    progress: Progress,
+    /// Bytes that had been taken when it was looked last.
+    taken: u64,
     /// Since when the queue makes no progress. `None`: it is empty.
     stuck: Option<Instant>,
     is_timer_set: bool,
@@ -47,18 +47,12 @@ pub struct WriteTooSlow {
 impl<M, W> WriteDeadline<M, W> {
     /// Some of what is queued must be taken within this time, again and again.
     pub fn new(limit: Duration) -> Self {
-        WriteDeadline {
-            limit,
-            progress: Progress::default(),
-            stuck: None,
-            is_timer_set: false,
-            passes: PhantomData,
-        }
+        WriteDeadline { limit, taken: 0, stuck: None, is_timer_set: false, passes: PhantomData }
     }
 
     #[inline]
     fn look(&mut self, cx: &Context<'_, W>) {
-        if self.progress.is_made(cx.queued()) {
+        if std::mem::replace(&mut self.taken, cx.taken()) < cx.taken() {
             self.stuck = None;
         }
     }
@@ -87,10 +81,7 @@ impl<M, W> Handler for WriteDeadline<M, W> {
 
     #[inline]
     fn write(&mut self, cx: &mut Context<'_, W>, msg: W) -> Result<()> {
-        self.look(cx);
-        let written = cx.write(msg);
-        self.progress.written(cx.queued());
-        written
+        cx.write(msg)
     }
 
     /// Called once a turn at least, and so the place to look at what has changed in it.
@@ -98,7 +89,6 @@ impl<M, W> Handler for WriteDeadline<M, W> {
     fn flush(&mut self, cx: &mut Context<'_, W>) -> Result<()> {
         self.look(cx);
         let flushed = cx.flush();
-        self.progress.written(cx.queued());
         if cx.queued() == 0 {
             self.stuck = None;
         } else if self.stuck.is_none() {
