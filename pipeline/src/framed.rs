@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use crate::channel::StageId;
 use crate::context::Nested;
-use crate::flow::{Deferred, Held};
+use crate::flow::{Deferred, LocalFuture};
 use crate::{
     Channel, ChannelClosed, Error, Event, Flow, Input, Later, Operation, Outbound, Pipeline, Protocol,
     Result, Segment, Signal, Step, Wire,
@@ -15,9 +15,14 @@ use crate::{
 pub struct Framed<P: Protocol, N> {
     coder: Coder<P>,
     input: Input,
-    /// What the protocol waits for.
-    held: Held<P::Frame>,
+    /// What the protocol waits for. In a box: few channels wait here, and all have room for it.
+    waits: Option<Box<Waiting<P::Frame>>>,
     next: N,
+}
+
+enum Waiting<F> {
+    Future(LocalFuture<F>),
+    WakeUp,
 }
 
 struct Coder<P> {
@@ -36,7 +41,7 @@ struct Encode<'a, P, O> {
 impl<P: Protocol, N> Framed<P, N> {
     pub(crate) fn new(protocol: P, next: N) -> Self {
         let coder = Coder { protocol, id: StageId::TRANSPORT, nested: None };
-        Framed { coder, input: Input::default(), held: Held::Nothing, next }
+        Framed { coder, input: Input::default(), waits: None, next }
     }
 }
 
@@ -184,7 +189,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                 Ok(Flow::Done) => break,
                 Err(error) => self.fail_here(ch, out, error, &mut failed_at),
                 Ok(Flow::Wait) => {
-                    self.held = Held::Again;
+                    self.waits = Some(Box::new(Waiting::WakeUp));
                     return Step::Held;
                 }
                 Ok(Flow::Later(later)) => {
@@ -245,7 +250,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                     match future.as_mut().poll(&mut std::task::Context::from_waker(ch.waker())) {
                         Poll::Ready(then) => then,
                         Poll::Pending => {
-                            self.held = Held::Later(Box::new(future));
+                            self.waits = Some(Box::new(Waiting::Future(future)));
                             return Step::Held;
                         }
                     }
@@ -255,7 +260,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                 Ok(Flow::Next(frame) | Flow::More(frame)) => return self.pass(ch, out, frame),
                 Ok(Flow::Done) => return Step::Ready,
                 Ok(Flow::Wait) => {
-                    self.held = Held::Again;
+                    self.waits = Some(Box::new(Waiting::WakeUp));
                     return Step::Held;
                 }
                 Ok(Flow::Later(again)) => later = again,
@@ -312,8 +317,8 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
             return Step::Held;
         }
         ch.link.answer(self.coder.id); // it is going to be asked
-        if let Held::Later(later) = std::mem::replace(&mut self.held, Held::Nothing)
-            && self.follow(ch, out, Later(Deferred::Future(*later)), &mut { usize::MAX }) == Step::Held
+        if let Some(Waiting::Future(future)) = self.waits.take().map(|waiting| *waiting)
+            && self.follow(ch, out, Later(Deferred::Future(future)), &mut { usize::MAX }) == Step::Held
         {
             return Step::Held;
         }
@@ -352,7 +357,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
             }
             Signal::Writable(_) | Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
-                self.held = Held::Nothing; // cancels what it waits for
+                self.waits = None; // cancels what it waits for
                 self.coder.protocol.closed(*why);
                 Ok(())
             }
@@ -377,7 +382,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
     }
 
     fn is_busy(&self) -> bool {
-        !self.held.is_nothing() || self.next.is_busy()
+        self.waits.is_some() || self.next.is_busy()
     }
 
     fn take_unused(&mut self) -> Option<Bytes> {

@@ -5,6 +5,7 @@ use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_
 use std::any::Any;
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::admission::Place;
 use crate::group::{Group, Notice, Order};
@@ -24,19 +25,13 @@ pub(crate) struct Channel {
     outbound: Outbound,
     /// Whether the end of this turn has been asked for.
     finishing: bool,
-    /// The deadline of the close.
-    deadline: Option<TimerId>,
-    /// Calls the runner for its timers.
-    runner_timer: Option<TimerId>,
+    /// While it is open, for the runner's timers; then the deadline of the close.
+    timer: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
     /// Given back when the channel is dropped.
     _place: Place,
 }
-
-/// Keys of the timers of the event loop.
-const DEADLINE: u32 = 0;
-const RUNNER: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum State {
@@ -96,8 +91,7 @@ impl Channel {
             inbound,
             outbound: Outbound::Idle,
             finishing: false,
-            deadline: None,
-            runner_timer: None,
+            timer: None,
             watch,
             _place: place,
         };
@@ -126,28 +120,13 @@ impl Channel {
         }
     }
 
-    fn set_deadline(&mut self, io: &mut Io, after: std::time::Duration) {
-        self.clear_deadline(io);
-        let at = io.now() + after;
-        self.deadline = Some(io.set_timer(self.id, DEADLINE, at));
+    fn set_timer(&mut self, io: &mut Io, at: Instant) {
+        self.clear_timer(io);
+        self.timer = Some(io.set_timer(self.id, 0, at));
     }
 
-    fn clear_deadline(&mut self, io: &mut Io) {
-        if let Some(timer) = self.deadline.take() {
-            io.cancel_timer(timer);
-        }
-    }
-
-    /// Sees to it that the runner is called for its next timer.
-    fn arm_runner_timer(&mut self, io: &mut Io) {
-        if let Some(at) = self.runner.timer_to_arm() {
-            self.clear_runner_timer(io);
-            self.runner_timer = Some(io.set_timer(self.id, RUNNER, at));
-        }
-    }
-
-    fn clear_runner_timer(&mut self, io: &mut Io) {
-        if let Some(timer) = self.runner_timer.take() {
+    fn clear_timer(&mut self, io: &mut Io) {
+        if let Some(timer) = self.timer.take() {
             io.cancel_timer(timer);
         }
     }
@@ -239,7 +218,7 @@ impl Channel {
     fn proceed_with_close(&mut self, io: &mut Io) {
         if self.state == State::Open {
             self.state = State::Closing;
-            self.set_deadline(io, self.group.config.close());
+            self.set_timer(io, io.now() + self.group.config.close());
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
             return;
@@ -267,8 +246,7 @@ impl Channel {
         if state == State::Closed {
             return;
         }
-        self.clear_deadline(io);
-        self.clear_runner_timer(io);
+        self.clear_timer(io);
         match how {
             How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
@@ -330,7 +308,11 @@ impl Endpoint for Channel {
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }
-        self.arm_runner_timer(io);
+        if self.state == State::Open
+            && let Some(at) = self.runner.timer_to_arm()
+        {
+            self.set_timer(io, at);
+        }
         self.send(io);
         if self.runner.is_closing() {
             self.proceed_with_close(io);
@@ -352,17 +334,15 @@ impl Endpoint for Channel {
         }
     }
 
-    fn timer(&mut self, io: &mut Io, key: u32) {
-        if key == RUNNER {
-            self.runner_timer = None;
-            if matches!(self.state, State::Open | State::Closing) {
-                self.run(io, |runner, ch| runner.expire(ch));
-                self.ask_finish(io);
-            }
-            return;
+    fn timer(&mut self, io: &mut Io, _key: u32) {
+        self.timer = None;
+        if self.state == State::Open {
+            self.run(io, |runner, ch| runner.expire(ch));
+            self.ask_finish(io);
+        } else {
+            let late = "the close took longer than channel.close_ms";
+            self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
         }
-        self.deadline = None;
-        self.fail(io, io::Error::new(io::ErrorKind::TimedOut, "the close took longer than channel.close_ms"));
     }
 
     fn notify(&mut self, io: &mut Io, notice: &dyn Any) {
