@@ -141,6 +141,15 @@ impl<M> Server<M> {
 
     /// Connections are taken only if this function says so. It is called on the connection's worker, before there is a
     /// channel; one that is not wanted is closed.
+    ///
+    /// ```
+    /// # use perihelion_pipeline::handlers::IpRules;
+    /// # use perihelion_transports::Server;
+    /// let rules: IpRules = "allow 10.0.0.0/8\nallow 127.0.0.0/8".parse()?;
+    /// let server = Server::bind("0.0.0.0:7000")
+    ///     .filter(move |connection| connection.peer_addr().is_ok_and(|peer| rules.permits(peer.ip())));
+    /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
+    /// ```
     pub fn filter(mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));
         self
