@@ -43,7 +43,9 @@ fn a_full_server_lets_others_wait_and_loses_none_of_them() {
     let inside: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
     inside.iter().for_each(|client| ask(client, "inside"));
     let waiting: Vec<TcpStream> = (0..10).map(|_| connect(address)).collect();
-    std::thread::sleep(Duration::from_millis(50));
+    for _ in 0..50 {
+        inside.iter().for_each(|client| ask(client, "meanwhile")); // the worker has turned for each
+    }
     assert_eq!(server.report().connections, 3);
     drop(inside);
     for client in waiting {

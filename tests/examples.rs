@@ -162,8 +162,6 @@ fn auth(address: SocketAddr, text: &str, cut: usize) -> (String, End) {
     client.set_nodelay(true).unwrap();
     let (first, second) = text.split_at(cut.min(text.len()));
     (&client).write_all(first.as_bytes()).unwrap();
-    // So that the server sees two segments, and most often both while it looks up the first line.
-    std::thread::sleep(std::time::Duration::from_millis(2));
     let _ = (&client).write_all(second.as_bytes());
     let _ = client.shutdown(std::net::Shutdown::Write);
     let (bytes, end) = read_to_end(&client);

@@ -243,8 +243,7 @@ fn a_stage_leads_a_connect_elsewhere_or_refuses_it() {
 /// Asks something that takes a while, on a thread for blocking calls, and goes on when the answer comes as an event.
 #[derive(Default)]
 struct LookUp {
-    asked: Option<Bytes>,
-    held: Hold<Bytes>,
+    answer: Option<Bytes>,
 }
 
 impl Handler for LookUp {
@@ -262,17 +261,15 @@ impl Handler for LookUp {
         Ok(Flow::Wait)
     }
     fn write(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
-        let bytes = msg.len();
-        self.held.keep(cx, msg, bytes);
-        self.held.release_all(cx)
+        cx.write(msg)
     }
     fn event(&mut self, cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
-        self.asked = event.take();
+        self.answer = event.take();
         cx.ask();
         Ok(())
     }
     fn more(&mut self, _cx: &mut Context<'_, Bytes>) -> Result<Flow<Bytes>> {
-        Ok(self.asked.take().map_or(Flow::Wait, Flow::Next))
+        Ok(self.answer.take().map_or(Flow::Wait, Flow::Next))
     }
 }
 

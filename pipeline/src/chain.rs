@@ -101,7 +101,9 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
     fn pass_event<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, event: Event) {
         let mut signal = Signal::Event(self.stage.id.next(), event);
         self.next.signal(ch, &mut Through { stage: &mut self.stage, out }, &mut signal);
-        ch.count_untaken(&signal);
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
     }
 
     /// Does what a flow says. Only `Next` is in the hot path, and handled by the caller.
@@ -224,10 +226,11 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
 
     fn signal<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
-            Signal::Open => {
+            Signal::Name => {
                 self.stage.id = ch.link.name_stage();
-                self.stage.with(ch, out, |handler, cx| handler.open(cx))
+                Ok(())
             }
+            Signal::Open => self.stage.with(ch, out, |handler, cx| handler.open(cx)),
             Signal::Writable(writable) => {
                 self.stage.with(ch, out, |handler, cx| handler.writable(cx, *writable))
             }

@@ -90,10 +90,11 @@ impl<C> Door<C> {
 /// For the stage.
 impl<C> Door<C> {
     pub(crate) fn open(&self, channel: Waker) {
+        self.set_life(Life::Open(channel.clone()));
+        self.look(); // what was asked for before woke nobody
         if self.asked.get() {
-            channel.wake_by_ref();
+            channel.wake();
         }
-        self.set_life(Life::Open(channel));
     }
 
     pub(crate) fn close(&self) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
 use crate::link::Link;
-use crate::{DemandHandle, Error, Event, EventSender, Signal};
+use crate::{DemandHandle, Error, Event, EventSender};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -204,10 +204,8 @@ impl Channel {
     }
 
     #[cold]
-    pub(crate) fn count_untaken(&mut self, signal: &Signal<'_>) {
-        if let Signal::Event(_, event) = signal {
-            self.untaken += u64::from(!event.is_taken());
-        }
+    pub(crate) fn count_untaken(&mut self, event: &Event) {
+        self.untaken += u64::from(!event.is_taken());
     }
 
     pub(crate) fn event_sender(&mut self, stage: StageId) -> EventSender {

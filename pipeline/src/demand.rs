@@ -1,6 +1,6 @@
 //! How much a channel reads, as tasks ask for it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -16,7 +16,7 @@ pub struct DemandHandle(Rc<DemandCell>);
 /// What a task has asked for, until the channel's next turn.
 pub(crate) struct DemandCell {
     asked: Cell<Asked>,
-    channel: Waker,
+    channel: RefCell<Waker>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -60,13 +60,17 @@ impl DemandHandle {
 
     fn ask(&self, asked: Asked) {
         self.0.asked.set(asked);
-        self.0.channel.wake_by_ref();
+        self.0.channel.borrow().wake_by_ref();
     }
 }
 
 impl DemandCell {
     pub(crate) fn new(channel: Waker) -> Rc<Self> {
-        Rc::new(DemandCell { asked: Cell::default(), channel })
+        Rc::new(DemandCell { asked: Cell::default(), channel: RefCell::new(channel) })
+    }
+
+    pub(crate) fn set_waker(&self, channel: Waker) {
+        self.channel.replace(channel);
     }
 
     /// Does what was asked for.

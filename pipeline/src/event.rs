@@ -100,6 +100,10 @@ impl EventInbox {
         Rc::new(EventInbox { waiting: RefCell::default(), channel: RefCell::new(Some(channel)) })
     }
 
+    pub(crate) fn set_waker(&self, channel: Waker) {
+        self.channel.replace(Some(channel));
+    }
+
     pub(crate) fn pop(&self) -> Option<(StageId, Event)> {
         self.waiting.borrow_mut().pop_front()
     }

@@ -227,7 +227,9 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     fn pass_event<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, from: StageId, event: Event) {
         let mut signal = Signal::Event(from, event);
         self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, &mut signal);
-        ch.count_untaken(&signal);
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
     }
 
     /// `Ready`: the protocol is to be asked again.
@@ -342,10 +344,11 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
 
     fn signal<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
-            Signal::Open => {
+            Signal::Name => {
                 self.coder.id = ch.link.name_stage();
-                self.coder.with(ch, out, |protocol, wire| protocol.open(wire))
+                Ok(())
             }
+            Signal::Open => self.coder.with(ch, out, |protocol, wire| protocol.open(wire)),
             Signal::Timer(of, key) if *of == self.coder.id => {
                 if let Err(error) = self.coder.with(ch, out, |protocol, wire| protocol.timer(wire, *key)) {
                     self.fail(ch, out, error);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use crate::channel::StageId;
@@ -295,6 +296,10 @@ impl Link {
         self.rare.as_ref()?.failure.as_ref()
     }
 
+    pub(crate) fn has_named_stages(&self) -> bool {
+        self.stages > 0
+    }
+
     /// A name for a stage, greater than all before.
     pub(crate) fn name_stage(&mut self) -> StageId {
         self.stages = self.stages.checked_add(1).expect("a channel has at most 65,535 stages in its life");
@@ -428,6 +433,18 @@ impl Link {
     /// What tasks want read.
     pub(crate) fn asked_demand(&self) -> Option<Rc<DemandCell>> {
         self.rare.as_ref()?.demand.clone()
+    }
+
+    /// The channel can be woken: what stages have asked for before wakes it from now on, and is looked at once.
+    pub(crate) fn set_waker(&mut self, channel: &Waker) {
+        let Some(rare) = &self.rare else { return };
+        if let Some(events) = &rare.events {
+            events.set_waker(channel.clone());
+        }
+        if let Some(demand) = &rare.demand {
+            demand.set_waker(channel.clone());
+        }
+        channel.wake_by_ref();
     }
 
     pub(crate) fn set_bind(&mut self, local: SocketAddr) {

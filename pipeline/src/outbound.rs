@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::channel::StageId;
-use crate::{Channel, ChannelClosed, Operation, Result, Signal};
+use crate::{Channel, ChannelClosed, Operation, Result};
 
 /// What stands below a stage: the next stage towards the transport, with all below it.
 pub trait Outbound<T> {
@@ -83,7 +82,7 @@ impl Outbound<Bytes> for Edge {
             }
             Operation::CloseOutput => ch.link.half_close(),
             Operation::Promise(promise) => ch.link.promise(promise),
-            Operation::Event(event) => ch.count_untaken(&Signal::Event(StageId::TRANSPORT, event)),
+            Operation::Event(event) => ch.count_untaken(&event),
         }
         Ok(())
     }

@@ -5,6 +5,8 @@ use crate::{Channel, Error, Event, Operation, Outbound, Result, Step};
 
 /// What travels a pipeline beside messages, from the transport towards the tail.
 pub enum Signal<'a> {
+    /// Stages get their names. Comes before everything else.
+    Name,
     /// The channel is open.
     Open,
     /// The outbound queue crossed one of its water marks.

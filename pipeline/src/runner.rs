@@ -87,7 +87,16 @@ impl Runner {
 
     /// Tells the stages that the channel is open.
     pub fn open(&mut self, ch: &mut Channel) {
+        self.name_stages(ch);
+        self.link.set_waker(ch.waker());
         self.signal(ch, Signal::Open);
+    }
+
+    /// Once, before the stages are asked for anything.
+    fn name_stages(&mut self, ch: &mut Channel) {
+        if !self.link.has_named_stages() {
+            self.signal(ch, Signal::Name);
+        }
     }
 
     /// Asks the stages, from the tail to the transport, where to connect to: before the channel is open, on a
@@ -102,6 +111,7 @@ impl Runner {
         local: Option<SocketAddr>,
         target: Target,
     ) -> Result<Option<(Option<SocketAddr>, Target)>> {
+        self.name_stages(ch);
         self.run(ch, |pipeline, ch| {
             if let Some(local) = local {
                 pipeline.operate(ch, &mut Edge, Operation::Bind(local))?;
@@ -340,7 +350,9 @@ impl Runner {
 
     fn signal(&mut self, ch: &mut Channel, mut signal: Signal<'_>) {
         self.run(ch, |pipeline, ch| pipeline.signal(ch, &mut Edge, &mut signal));
-        ch.count_untaken(&signal);
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
     }
 
     /// Sees to it that no stage makes the channel wait without end. A pause, or a peer that doesn't read, is no wait.
@@ -396,7 +408,9 @@ fn pass_raised(pipeline: &mut dyn DynPipeline<Bytes, Edge>, ch: &mut Channel) {
     while let Some((from, event)) = ch.next_raised_from(StageId::TRANSPORT) {
         let mut signal = Signal::Event(from, event);
         pipeline.signal(ch, &mut Edge, &mut signal);
-        ch.count_untaken(&signal);
+        if let Signal::Event(_, event) = &signal {
+            ch.count_untaken(event);
+        }
     }
 }
 

@@ -140,6 +140,7 @@ impl<In, Out> Switch<In, Out> {
             }
             self.current.signal(ch, &mut out, &mut Signal::Closed(None));
             self.current = successor;
+            self.current.signal(ch, &mut out, &mut Signal::Name);
             self.current.signal(ch, &mut out, &mut Signal::Open);
             step = match rest {
                 Some(rest) => self.current.read(ch, &mut out, rest),

@@ -225,8 +225,11 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     fn signal<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
-            Signal::Open => {
+            Signal::Name => {
                 self.id = ch.link.name_stage();
+                Ok(())
+            }
+            Signal::Open => {
                 if let Some(outbox) = &self.outbox {
                     outbox.open(ch.waker().clone());
                 }

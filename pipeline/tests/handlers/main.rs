@@ -1,6 +1,6 @@
 //! The built-in handlers, driven as an event loop drives them.
 
-#[allow(dead_code)] // it serves the tests of the pipeline, too
+#[expect(dead_code, reason = "it serves the tests of the pipeline, too")]
 #[path = "../pipeline/common.rs"]
 mod common;
 

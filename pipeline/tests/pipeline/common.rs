@@ -58,8 +58,32 @@ impl Host {
         pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static,
         limits: Limits,
     ) -> Self {
+        let mut host = Self::unopened(pipeline, limits);
+        host.open();
+        host
+    }
+
+    /// A client's channel: its stages see that it connects, before it has a waker, and then it is opened.
+    pub(crate) fn connecting(
+        pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static,
+        target: Target,
+    ) -> Self {
+        let mut host = Self::unopened(pipeline, Limits::default());
+        host.channel.prepare(host.now, Waker::noop().clone());
+        assert!(host.runner.connect(&mut host.channel, None, target).unwrap().is_some());
+        host.open();
+        host
+    }
+
+    fn open(&mut self) {
+        self.prepare();
+        self.runner.open(&mut self.channel);
+        self.finish_turn();
+    }
+
+    fn unopened(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static, limits: Limits) -> Self {
         let channel = Channel::new(limits);
-        let mut host = Host {
+        Host {
             runner: Runner::new(pipeline, &channel),
             channel,
             limits,
@@ -75,11 +99,7 @@ impl Host {
             task: Box::new(|| false),
             again: false,
             closed: None,
-        };
-        host.prepare();
-        host.runner.open(&mut host.channel);
-        host.finish_turn();
-        host
+        }
     }
 
     /// Bytes that will arrive.

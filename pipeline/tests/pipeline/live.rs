@@ -183,6 +183,16 @@ fn another_core_changes_a_slot_and_a_switch() {
     assert!(far_slot_is_gone(&slot), "a key of a channel that is gone says so");
 }
 
+#[test]
+fn a_change_that_another_core_asks_for_before_the_channel_opens_is_not_forgotten() {
+    let (slot, log) = (SlotKey::new(), Log::default());
+    let far = slot.remote();
+    std::thread::spawn(move || far.remove().unwrap()).join().unwrap();
+    let mut host = Host::new(codec(length()).slot(&slot, spy("old", &log)).tail(Echo));
+    host.run();
+    assert_eq!(log.take(), ["old:open", "old:removed"], "without a message that would look for it");
+}
+
 fn far_slot_is_gone(slot: &SlotKey<Bytes>) -> bool {
     let gone = |error: Error| error.downcast_ref::<StageGone>().is_some();
     let far = slot.remote();

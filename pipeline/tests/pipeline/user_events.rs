@@ -206,3 +206,60 @@ fn events_that_tasks_give_are_bounded() {
     assert_eq!(host.channel.take_untaken_events(), 1024);
     assert!(sender.send(0).is_ok());
 }
+
+/// Asks the event loop for things before its channel is open.
+#[derive(Default)]
+struct Early {
+    sender: Rc<RefCell<Option<EventSender>>>,
+    demand: Rc<RefCell<Option<DemandHandle>>>,
+}
+
+impl Handler for Early {
+    type In = Bytes;
+    type Next = Bytes;
+    type Write = Bytes;
+    type Out = Bytes;
+    fn read(&mut self, _cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<Flow<Bytes>> {
+        Ok(Flow::Next(msg))
+    }
+    fn write(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+    fn operate(&mut self, cx: &mut Context<'_, Bytes>, operation: Operation) -> Result<()> {
+        if let Operation::Connect(_) = operation {
+            *self.sender.borrow_mut() = Some(cx.events());
+            *self.demand.borrow_mut() = Some(cx.demand());
+            cx.set_timer(7, std::time::Duration::from_secs(1));
+            cx.pause();
+        }
+        cx.operate(operation)
+    }
+    fn event(&mut self, cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
+        event.take::<u8>().map_or(Ok(()), |number| cx.write(format!("event {number}").into()))
+    }
+    fn timer(&mut self, cx: &mut Context<'_, Bytes>, key: u32) -> Result<()> {
+        cx.write(format!("timer {key}").into())
+    }
+}
+
+#[test]
+fn what_a_stage_asks_for_while_its_channel_connects_reaches_it_when_it_is_open() {
+    let (early, log) = (Early::default(), Log::default());
+    let (sender, demand) = (Rc::clone(&early.sender), Rc::clone(&early.demand));
+    let target = Target::Address("127.0.0.1:1".parse().unwrap());
+    let pipeline = codec(length()).then(spy("below", &log)).then(early).tail(Echo);
+    let mut host = Host::connecting(pipeline, target);
+    assert_eq!(log.take(), ["below:connect Address(127.0.0.1:1)", "below:open"]);
+    sender.borrow().as_ref().unwrap().send(3u8).unwrap();
+    assert!(host.wakes() > 0, "the channel is woken, not what there was before it");
+    host.run();
+    assert_eq!(host.sent, frame("event 3"));
+    host.advance(std::time::Duration::from_secs(1));
+    assert_eq!(host.sent, frames(&["event 3", "timer 7"]));
+    host.feed(frame("a")).run();
+    assert_eq!(host.sent.len(), frames(&["event 3", "timer 7"]).len(), "it is paused");
+    demand.borrow().as_ref().unwrap().resume();
+    host.run();
+    assert_eq!(host.sent, frames(&["event 3", "timer 7", "a"]));
+    assert!(!log.take().iter().any(|line| line.contains("event") || line.contains("timer")));
+}

@@ -104,7 +104,7 @@ fn the_formats_are_those_that_other_languages_write() {
 #[test]
 fn deep_messages_do_not_overflow_the_stack() {
     #[derive(Debug, Deserialize)]
-    #[allow(dead_code)] // only read
+    #[expect(dead_code, reason = "it is only read")]
     struct Nested(Vec<Nested>);
     assert!(MessagePackFormat::read::<Nested>(&[&[0x91; 100][..], &[0x90]].concat()).is_ok());
     assert!(MessagePackFormat::read::<Nested>(&[0x91; 1 << 20]).is_err());
