@@ -2,8 +2,9 @@
 
 use perihelion_runtime::{ServerConfig, WhenFull};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 
 use crate::Connection;
 
@@ -18,6 +19,9 @@ pub(crate) struct Admission {
     when_full: WhenFull,
     taken: AtomicUsize,
     refused: AtomicU64,
+    /// Listeners with connections that wait for a place.
+    waiting: Mutex<Vec<Waker>>,
+    has_waiting: AtomicBool,
 }
 
 /// A connection's place, until it is dropped. `None` where places are not counted.
@@ -39,6 +43,8 @@ impl Admission {
             when_full: config.when_full,
             taken: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            has_waiting: AtomicBool::new(false),
         })
     }
 
@@ -63,10 +69,28 @@ impl Admission {
             return Verdict::Admitted(fd, Place(None));
         }
         let one_more = |taken| (taken < self.places).then_some(taken + 1);
-        match self.taken.fetch_update(Relaxed, Relaxed, one_more) {
+        match self.taken.fetch_update(SeqCst, SeqCst, one_more) {
             Ok(_) => Verdict::Admitted(fd, Place(Some(Arc::clone(self)))),
             Err(_) => Verdict::Waits(fd),
         }
+    }
+
+    /// Wakes a listener when a place comes free. It looks once more itself, after this: one may have come free before.
+    pub(crate) fn wake_when_free(&self, listener: Waker) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|waker| waker.will_wake(&listener)) {
+            waiting.push(listener);
+        }
+        self.has_waiting.store(true, SeqCst);
+    }
+
+    fn wake_waiting(&self) {
+        let waiting = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            self.has_waiting.store(false, SeqCst);
+            std::mem::take(&mut *waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn refused(&self) -> u64 {
@@ -84,7 +108,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(admission) = &self.0 {
-            admission.taken.fetch_sub(1, Relaxed);
+            // In this order, and the listener's in the other: either it sees the place, or it is seen.
+            admission.taken.fetch_sub(1, SeqCst);
+            if admission.has_waiting.load(SeqCst) {
+                admission.wake_waiting();
+            }
         }
     }
 }

@@ -21,9 +21,6 @@ use crate::group::{Group, Notice};
 /// How long no connection is taken when the process has no descriptor or memory left for it.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a listener of a full server looks whether there is a place again. A channel may close on any worker.
-const LOOK: Duration = Duration::from_millis(10);
-
 /// Makes a connection's pipeline.
 pub(crate) type MakePipeline = Box<dyn Fn(&Connection<'_>, &pipeline::Channel) -> Runner>;
 
@@ -67,11 +64,11 @@ impl Listener {
             Verdict::Admitted(fd, place) => self.open(io, fd, place),
             Verdict::Refused => tracing::debug!("a connection is refused"),
             Verdict::Waits(fd) => {
-                if self.waiting.is_empty() {
-                    io.stop_accepting(self.id);
-                    self.look_again(io, LOOK);
-                }
                 self.waiting.push_back(fd);
+                if self.waiting.len() == 1 {
+                    io.stop_accepting(self.id);
+                    self.admit_waiting(io);
+                }
             }
         }
     }
@@ -79,21 +76,14 @@ impl Listener {
     /// Lets in those that wait, as far as there are places.
     fn admit_waiting(&mut self, io: &mut Io) {
         while let Some(fd) = self.waiting.pop_front() {
+            self.admission.wake_when_free(io.waker(self.id));
             match self.admission.admit(fd) {
                 Verdict::Admitted(fd, place) => self.open(io, fd, place),
-                Verdict::Waits(fd) => {
-                    self.waiting.push_front(fd);
-                    return self.look_again(io, LOOK);
-                }
+                Verdict::Waits(fd) => return self.waiting.push_front(fd),
                 Verdict::Refused => {}
             }
         }
         io.accept(self.id);
-    }
-
-    fn look_again(&self, io: &mut Io, after: Duration) {
-        let at = io.now() + after;
-        io.set_timer(self.id, 0, at);
     }
 
     fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
@@ -115,7 +105,8 @@ impl Listener {
             io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => io.accept(self.id),
             _ => {
                 tracing::warn!(%error, pause = ?PAUSE, "no connection can be accepted for now");
-                self.look_again(io, PAUSE);
+                let at = io.now() + PAUSE;
+                io.set_timer(self.id, 0, at);
             }
         }
     }
@@ -132,7 +123,10 @@ impl Endpoint for Listener {
 
     fn finish_turn(&mut self, _io: &mut Io) {}
 
-    fn wake(&mut self, _io: &mut Io) {}
+    /// A place has come free.
+    fn wake(&mut self, io: &mut Io) {
+        self.admit_waiting(io);
+    }
 
     fn timer(&mut self, io: &mut Io, _key: u32) {
         self.admit_waiting(io);
