@@ -55,13 +55,14 @@ pub(crate) struct Uring {
 
 impl Uring {
     pub(super) fn new(ring: &RingConfig, receive: &ReceiveConfig, wake: OwnedFd) -> Result<Self, Error> {
-        let ring = Ring::new(ring)?;
+        let mut ring = Ring::new(ring)?;
+        let sends = Sends::new(&mut ring)?;
         let pool = ReceivePool::new(receive, ring.submitter())?;
         let mut driver = Uring {
             ring,
             pool,
             sockets: Sockets::default(),
-            sends: Sends::default(),
+            sends,
             connects: Slab::new(),
             starved: VecDeque::new(),
             collected: VecDeque::new(),

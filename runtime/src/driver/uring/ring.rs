@@ -98,6 +98,31 @@ impl Ring {
         }
     }
 
+    /// Whether the kernel knows `operation`, which is for no descriptor: if it does, the answer is `EBADF`. Call it a
+    /// feature then. Nothing else may be in flight.
+    ///
+    /// # Safety
+    /// What the operation points to must outlive the call.
+    pub(super) unsafe fn probe(
+        &mut self,
+        feature: &'static str,
+        operation: squeue::Entry,
+    ) -> Result<bool, Error> {
+        // SAFETY: the caller's promise; its only completion is awaited.
+        unsafe { self.push(operation) };
+        let answer = loop {
+            self.enter(Wait::Until(None)).map_err(Error::io_uring)?;
+            if let Some(completion) = self.pop() {
+                break completion.result();
+            }
+        };
+        let known = answer == -libc::EBADF;
+        if known {
+            self.capabilities.features.push(feature);
+        }
+        Ok(known)
+    }
+
     /// Takes a completion, if there is one.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<cqueue::Entry> {
