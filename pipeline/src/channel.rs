@@ -148,6 +148,17 @@ impl Channel {
         self.count(bytes, 0);
     }
 
+    /// Keeps a value for the other stages of this channel: what one has found out, such as who the other side is.
+    /// There is one of each type; the one before is given back.
+    pub fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
+        self.link.insert(value)
+    }
+
+    /// The value of this type that a stage has [inserted](Channel::insert).
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.link.get()
+    }
+
     /// Wakes this channel: a stage that waits is then asked for `more`.
     pub fn waker(&self) -> &Waker {
         &self.waker

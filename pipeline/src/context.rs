@@ -105,8 +105,8 @@ pub(crate) struct Nested {
     pub(crate) output: Output,
     /// Promises that travel behind what was written, by the position in the output.
     pub(crate) promises: VecDeque<(u64, Promise)>,
-    /// Whether it has asked for the close, which then travels through the stages below.
-    pub(crate) closes: bool,
+    /// The close that it has asked for, which then travels through the stages below.
+    pub(crate) ending: Option<Operation>,
 }
 
 impl<'a> Wire<'a> {
@@ -127,8 +127,16 @@ impl<'a> Wire<'a> {
     /// Closes once everything written has been sent.
     pub fn close(&mut self) {
         match &mut self.nested {
-            Some(nested) => nested.closes = true,
+            Some(nested) => nested.ending = Some(Operation::Close),
             None => self.ch.begin_close(),
+        }
+    }
+
+    /// Tells the other side, once everything written has been sent, that no more will be. What it sends is read on.
+    pub fn close_output(&mut self) {
+        match &mut self.nested {
+            Some(nested) => nested.ending = nested.ending.take().or(Some(Operation::CloseOutput)),
+            None => self.ch.link.half_close(),
         }
     }
 

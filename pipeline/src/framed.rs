@@ -64,8 +64,8 @@ impl<P: Protocol> Coder<P> {
         let before = nested.output.len();
         let result = call(&mut self.protocol, &mut Wire::new(Some(nested), ch, self.id));
         ch.count(before, nested.output.len());
-        if std::mem::take(&mut nested.closes)
-            && let Err(error) = self.close_below(ch, out)
+        if let Some(ending) = nested.ending.take()
+            && let Err(error) = self.end_below(ch, out, ending)
         {
             ch.fail(error);
         }
@@ -105,11 +105,16 @@ impl<P: Protocol> Coder<P> {
         }
     }
 
-    /// Closes the stages below. They do so whatever became of this one's last bytes, but only once.
-    fn close_below<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+    /// Closes the stages below, or half of them. They do so whatever became of this one's last bytes, but only once.
+    fn end_below<O: Outbound<Bytes>>(
+        &mut self,
+        ch: &mut Channel,
+        out: &mut O,
+        ending: Operation,
+    ) -> Result<()> {
         let handed_down = self.hand_down(ch, out);
-        let closed = if ch.is_closing() { Ok(()) } else { out.operate(ch, Operation::Close) };
-        handed_down.and(closed)
+        let ended = if ch.is_closing() { Ok(()) } else { out.operate(ch, ending) };
+        handed_down.and(ended)
     }
 }
 
@@ -144,7 +149,7 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
         };
         let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation))
         {
-            Ok(Some(Operation::Close)) => self.coder.close_below(ch, self.out),
+            Ok(Some(Operation::Close)) => self.coder.end_below(ch, self.out, Operation::Close),
             Ok(Some(Operation::Promise(promise))) => self.coder.with(ch, self.out, |_, wire| {
                 wire.promise(promise);
                 Ok(())
@@ -155,7 +160,11 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
             Ok(None) => Ok(()),
             Err(error) => {
                 let handled = self.coder.handle(ch, self.out, error);
-                if closes { handled.and(self.coder.close_below(ch, self.out)) } else { handled }
+                if closes {
+                    handled.and(self.coder.end_below(ch, self.out, Operation::Close))
+                } else {
+                    handled
+                }
             }
         };
         flushed.and(operated)

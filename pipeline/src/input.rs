@@ -66,7 +66,9 @@ impl Input {
 
     /// No byte will follow those that are here.
     pub fn end(&mut self) {
-        self.end = End::Seen;
+        if self.end == End::NotYet {
+            self.end = End::Seen;
+        }
     }
 
     /// Whether the stream has ended: no byte will follow those that are here.

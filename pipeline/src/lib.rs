@@ -81,7 +81,7 @@ pub use promise::{Promise, Written};
 pub use runner::{Runner, WaitTooLong};
 pub use service::Service;
 pub use slot::{RemoteSlotKey, Slot, SlotKey};
-pub use spare::release_spare_buffers;
+pub use spare::{recycle_buffer, release_spare_buffers, spare_buffer};
 pub use switch::{BytesLeft, RemoteSwitchKey, Switch, SwitchKey};
 pub use tail::{Tail, TailStage};
 pub use writer::{ChannelClosed, Writer};

@@ -1,5 +1,6 @@
 //! What a pipeline's channel keeps between two turns.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -50,6 +51,8 @@ struct Rare {
     /// What tasks have given the stages.
     events: Option<Rc<EventInbox>>,
     demand: Option<Rc<DemandCell>>,
+    /// What stages keep for one another, of different types. So few that a search costs less than a hash.
+    values: Vec<Box<dyn Any>>,
     bind: Option<SocketAddr>,
     connect: Option<Target>,
 }
@@ -311,6 +314,19 @@ impl Link {
 impl Link {
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
+        let values = &mut self.rare().values;
+        if let Some(slot) = values.iter_mut().find_map(|value| value.downcast_mut::<T>()) {
+            return Some(std::mem::replace(slot, value));
+        }
+        values.push(Box::new(value));
+        None
+    }
+
+    pub(crate) fn get<T: 'static>(&self) -> Option<&T> {
+        self.rare.as_ref()?.values.iter().find_map(|value| value.downcast_ref())
     }
 
     #[cold]

@@ -39,6 +39,20 @@ fn with<R>(call: impl FnOnce(&mut Spare) -> R) -> Option<R> {
     SPARE.try_with(|spare| call(&mut spare.borrow_mut())).ok()
 }
 
+/// An empty buffer with capacity, for a stage that puts bytes together. Given back with [`recycle_buffer`], it costs no
+/// allocation the next time.
+#[must_use]
+pub fn spare_buffer() -> Vec<u8> {
+    let mut buffer = Vec::new();
+    lend_output(&mut buffer);
+    buffer
+}
+
+/// Takes back a buffer of [`spare_buffer`]; what is in it is lost.
+pub fn recycle_buffer(buffer: Vec<u8>) {
+    give_output(buffer);
+}
+
 /// Puts an empty buffer with capacity where there is none.
 pub(crate) fn lend_output(place: &mut Vec<u8>) {
     with(|spare| {

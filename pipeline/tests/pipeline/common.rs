@@ -63,6 +63,14 @@ impl Host {
         host
     }
 
+    /// A channel with a stage that keeps back what is written.
+    pub(crate) fn keeping_back(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) -> Self {
+        let mut host = Self::unopened(pipeline, Limits::default());
+        host.keeps_back = true;
+        host.open();
+        host
+    }
+
     /// A client's channel: its stages see that it connects, before it has a waker, and then it is opened.
     pub(crate) fn connecting(
         pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static,

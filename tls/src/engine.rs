@@ -1,0 +1,310 @@
+//! rustls, behind the little that the stage needs of it: the one file that knows how its connections work.
+//!
+//! It uses the unbuffered interface, which keeps no memory for an idle connection. One record at a time is shown to
+//! rustls, so that data is only ever found where it is looked for: never while something is being encrypted.
+
+use bytes::Bytes;
+use perihelion_pipeline::{recycle_buffer, spare_buffer};
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use std::sync::Arc;
+
+use crate::Session;
+
+/// A TLS connection, of either side, without I/O.
+pub(crate) trait Engine {
+    /// Takes bytes that were received.
+    fn receive(&mut self, bytes: &[u8]);
+
+    /// Goes on with what was received, and appends what is to be sent for it: after an error, the alert.
+    fn advance(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error>;
+
+    /// Appends this, encrypted. Only when the handshake is done and [`advance`](Engine::advance) has no data.
+    fn seal(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<(), Error>;
+
+    /// Appends a close_notify, after which nothing may be sealed. Without one where the handshake is not done.
+    fn close(&mut self, output: &mut Vec<u8>);
+
+    /// Appends what changes the keys of what is sent from here on. TLS 1.3 only.
+    fn update_keys(&mut self, output: &mut Vec<u8>) -> Result<(), Error>;
+
+    fn is_handshaking(&self) -> bool;
+
+    /// What was agreed on, when the handshake is done.
+    fn session(&self) -> Session;
+}
+
+pub(crate) enum Progress {
+    /// Decrypted bytes: there may be more.
+    Data(Bytes),
+    /// The other side sends no more: it has said so.
+    Ended,
+    /// More bytes are needed.
+    Starved,
+}
+
+pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Box<dyn Engine>, Error> {
+    Ok(Box::new(Rustls {
+        connection: UnbufferedServerConnection::new(config)?,
+        incoming: Incoming::default(),
+    }))
+}
+
+pub(crate) fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Box<dyn Engine>, Error> {
+    let connection = UnbufferedClientConnection::new(config, name)?;
+    Ok(Box::new(Rustls { connection, incoming: Incoming::default() }))
+}
+
+struct Rustls<C> {
+    connection: C,
+    incoming: Incoming,
+}
+
+/// What both kinds of connection of rustls have in common, though not in one type.
+trait Connection {
+    type Data;
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn common(&self) -> &CommonState;
+}
+
+impl Connection for UnbufferedServerConnection {
+    type Data = rustls::server::ServerConnectionData;
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl Connection for UnbufferedClientConnection {
+    type Data = rustls::client::ClientConnectionData;
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+    fn common(&self) -> &CommonState {
+        self
+    }
+}
+
+impl<C: Connection> Rustls<C> {
+    /// Goes on until there is data, nothing left to do, or an error. What is left to do is `Starved`.
+    fn step(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error> {
+        loop {
+            let UnbufferedStatus { mut discard, state } = self.connection.process(self.incoming.shown());
+            let progress = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => match traffic.next_record().transpose() {
+                    Ok(Some(record)) if !record.payload.is_empty() => {
+                        discard += record.discard;
+                        Some(Ok(Progress::Data(Bytes::copy_from_slice(record.payload))))
+                    }
+                    Ok(_) => None,
+                    Err(error) => Some(Err(error)),
+                },
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, output);
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::PeerClosed) => Some(Ok(Progress::Ended)),
+                Ok(_) => Some(Ok(Progress::Starved)),
+                Err(error) => Some(Err(error)),
+            };
+            self.incoming.discard(discard);
+            if let Some(progress) = progress {
+                return progress;
+            }
+        }
+    }
+
+    /// After an error. What has failed must not be looked at again, or rustls would send a second alert.
+    fn put_alert(&mut self, output: &mut Vec<u8>) {
+        while self.connection.common().wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(data)) =
+                self.connection.process(self.incoming.shown()).state
+        {
+            encode(data, output);
+        }
+    }
+
+    /// Runs `call` as soon as data can be encrypted.
+    fn when_writable<R>(
+        &mut self,
+        output: &mut Vec<u8>,
+        mut call: impl FnMut(rustls::unbuffered::WriteTraffic<'_, C::Data>, &mut Vec<u8>) -> R,
+    ) -> Option<R> {
+        loop {
+            let UnbufferedStatus { discard, state } = self.connection.process(self.incoming.shown());
+            let done = match state {
+                Ok(ConnectionState::WriteTraffic(traffic)) => Some(Some(call(traffic, output))),
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, output);
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                _ => Some(None),
+            };
+            self.incoming.discard(discard);
+            if let Some(result) = done {
+                return result;
+            }
+        }
+    }
+}
+
+impl<C: Connection> Engine for Rustls<C> {
+    fn receive(&mut self, bytes: &[u8]) {
+        self.incoming.push(bytes);
+    }
+
+    fn advance(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error> {
+        loop {
+            match self.step(output) {
+                Ok(Progress::Starved) if self.incoming.show_next() => {}
+                Err(error) => {
+                    self.put_alert(output);
+                    return Err(error);
+                }
+                progress => return progress,
+            }
+        }
+    }
+
+    fn seal(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<(), Error> {
+        self.when_writable(output, |mut traffic, output| {
+            append(output, sealed_len(plain.len()), |room| match traffic.encrypt(plain, room) {
+                Ok(n) => Ok(Ok(n)),
+                Err(EncryptError::InsufficientSize(needed)) => Err(needed.required_size),
+                Err(EncryptError::EncryptExhausted) => Ok(Err(Error::EncryptError)),
+            })
+        })
+        .unwrap_or(Err(Error::HandshakeNotComplete))
+    }
+
+    fn close(&mut self, output: &mut Vec<u8>) {
+        self.when_writable(output, |mut traffic, output| {
+            append(output, ALERT_BYTES_MAX, |room| match traffic.queue_close_notify(room) {
+                Ok(n) => Ok(Ok(n)),
+                Err(EncryptError::InsufficientSize(needed)) => Err(needed.required_size),
+                Err(EncryptError::EncryptExhausted) => Ok(Err(Error::EncryptError)),
+            })
+        });
+    }
+
+    fn update_keys(&mut self, output: &mut Vec<u8>) -> Result<(), Error> {
+        let updated = self.when_writable(output, |traffic, _| traffic.refresh_traffic_keys());
+        self.when_writable(output, |_, _| ()); // appends the message
+        updated.unwrap_or(Err(Error::HandshakeNotComplete))
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.connection.common().is_handshaking()
+    }
+
+    fn session(&self) -> Session {
+        Session::of(self.connection.common())
+    }
+}
+
+/// Room for an encrypted alert.
+const ALERT_BYTES_MAX: usize = 64;
+/// The most plaintext of a record (RFC 8446, section 5.1).
+pub(crate) const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// What encryption may add to a record (RFC 5246, section 6.2.3, allows more than RFC 8446).
+const EXPANSION_BYTES_MAX: usize = 2048;
+const HEADER_BYTES: usize = 5;
+/// What the cipher suites of rustls add to a record at most, with its header: an explicit nonce, a type and a tag.
+const OVERHEAD_BYTES: usize = HEADER_BYTES + 8 + 1 + 16;
+
+fn sealed_len(plain: usize) -> usize {
+    plain + plain.div_ceil(RECORD_BYTES_MAX) * OVERHEAD_BYTES
+}
+
+/// Appends what `fill` writes, which says how many bytes that are, or how many it needs.
+fn append<E>(
+    output: &mut Vec<u8>,
+    guess: usize,
+    mut fill: impl FnMut(&mut [u8]) -> Result<Result<usize, E>, usize>,
+) -> Result<(), E> {
+    let end = output.len();
+    let mut room = guess;
+    loop {
+        output.resize(end + room, 0);
+        match fill(&mut output[end..]) {
+            Ok(result) => {
+                output.truncate(end + *result.as_ref().unwrap_or(&0));
+                return result.map(drop);
+            }
+            Err(needed) => room = needed,
+        }
+    }
+}
+
+fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Vec<u8>) {
+    // It tells its size only by refusing to fit.
+    let _ = append(output, 0, |room| match data.encode(room) {
+        Ok(n) => Ok(Ok(n)),
+        Err(EncodeError::InsufficientSize(needed)) => Err(needed.required_size),
+        Err(error @ EncodeError::AlreadyEncoded) => Ok(Err(error)),
+    });
+}
+
+/// Received bytes, in memory that rustls decrypts in place. Holds none while it is empty.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    /// Before it, everything is done with.
+    start: usize,
+    /// Up to here rustls has been shown the bytes. Between the two stands what it wants to see again.
+    shown: usize,
+}
+
+impl Incoming {
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = spare_buffer();
+        }
+        if self.start > 0 {
+            self.bytes.drain(..self.start);
+            self.shown -= self.start;
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn shown(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.shown]
+    }
+
+    /// Shows the next record. False: it has not come whole.
+    fn show_next(&mut self) -> bool {
+        let [kind, _, _, high, low, ..] = self.bytes[self.shown..] else { return false };
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        let end = self.shown + HEADER_BYTES + len;
+        if !(20..=24).contains(&kind) || len > RECORD_BYTES_MAX + EXPANSION_BYTES_MAX {
+            self.shown = self.bytes.len(); // no record: rustls knows what to say to that
+        } else if end <= self.bytes.len() {
+            self.shown = end;
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn discard(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.bytes.len() {
+            recycle_buffer(std::mem::take(&mut self.bytes));
+            (self.start, self.shown) = (0, 0);
+        }
+    }
+}
