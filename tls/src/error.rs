@@ -33,6 +33,9 @@ pub enum TlsError {
         /// [`HandshakeLimits::bytes`](crate::HandshakeLimits::bytes).
         limit: usize,
     },
+    /// The client has named a host that the server is not.
+    #[error("the client asks for the host `{0}`, which no certificate is for")]
+    UnknownName(String),
     /// No host name and no IP address: it can't stand in a certificate.
     #[error("`{0}` is neither a host name nor an IP address")]
     InvalidName(String),

@@ -25,6 +25,9 @@ pub(crate) struct Handshake {
 /// What rustls puts together for a ClientHello at most (its `MAX_HANDSHAKE_SIZE`).
 const HELLO_BYTES_MAX: usize = 0xffff;
 
+/// A fatal alert as a record (RFC 8446, sections 5.1 and 6; RFC 6066, section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
 impl Hello {
     pub(crate) fn new(tls: ServerTls) -> Self {
         Hello { tls, acceptor: Acceptor::default(), bytes: Vec::new() }
@@ -44,8 +47,12 @@ impl Hello {
             match self.acceptor.accept() {
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    let server_name = hello.server_name().map(Into::into);
-                    let mut engine = engine::server(self.tls.config_for(&hello))?;
+                    let server_name: Option<Box<str>> = hello.server_name().map(Into::into);
+                    let Some(config) = self.tls.config_for(&hello) else {
+                        output.extend_from_slice(&UNRECOGNIZED_NAME);
+                        return Err(TlsError::UnknownName(server_name.unwrap_or_default().into()));
+                    };
+                    let mut engine = engine::server(config)?;
                     engine.receive(&self.bytes);
                     return Ok(Some(Handshake { engine, received: self.bytes.len(), server_name }));
                 }
