@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! cargo run --release --example echo -- --listen 127.0.0.1:7000 --codec lines
+//! cargo run --release --example echo -- --listen tls://127.0.0.1:7443 --cert cert.pem --key key.pem
 //! ```
 
 mod shared;
+#[path = "shared/tls.rs"]
+mod tls;
 
 use clap::{Parser, ValueEnum};
 use perihelion::prelude::*;
 use shared::ServerArguments;
+use tls::TlsArguments;
 
 /// Sends back what it receives. Stops in order on SIGINT and SIGTERM.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     server: ServerArguments,
+    #[command(flatten)]
+    tls: TlsArguments,
     /// How bytes become messages.
     #[arg(long, value_enum, default_value_t = CodecName::Raw)]
     codec: CodecName,
@@ -47,13 +53,25 @@ impl Tail for Echo {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (bind, max) = (Server::bind(&arguments.server.listen), arguments.max_message);
-    let server = match arguments.codec {
-        CodecName::Raw => bind.pipeline(|_conn| codec(Raw).tail(Echo)),
-        CodecName::Length => bind.pipeline(move |_conn| codec(LengthPrefixed::u32_be(max)).tail(Echo)),
+    let max = arguments.max_message;
+    match arguments.codec {
+        CodecName::Raw => serve(&arguments, || codec(Raw).tail(Echo)),
+        CodecName::Length => serve(&arguments, move || codec(LengthPrefixed::u32_be(max)).tail(Echo)),
         CodecName::Lines => {
-            bind.pipeline(move |_conn| codec(Lines::lf(max)).service(async |line: String| Ok(line)))
+            serve(&arguments, move || codec(Lines::lf(max)).service(async |line: String| Ok(line)))
         }
+    }
+}
+
+/// Serves each connection with a pipeline of this kind, on TLS if that is wanted.
+fn serve<P>(arguments: &Arguments, pipeline: impl Fn() -> P + Clone + Send + Sync + 'static) -> Result<()>
+where
+    P: Pipeline<In = Bytes, Out = Bytes> + 'static,
+{
+    let bind = arguments.server.bind();
+    let server = match arguments.tls.load(&arguments.server.listen)? {
+        Some(security) => bind.pipeline(move |_conn| codec(security.stage()).pipeline(pipeline())),
+        None => bind.pipeline(move |_conn| pipeline()),
     };
     arguments.server.serve(|runtime| Ok(server.start(runtime)?))
 }

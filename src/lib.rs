@@ -36,6 +36,8 @@
 pub use perihelion_pipeline as pipeline;
 pub use perihelion_pipeline::handlers;
 pub use perihelion_runtime as runtime;
+#[cfg(feature = "tls")]
+pub use perihelion_tls as tls;
 pub use perihelion_transports as transports;
 pub use perihelion_transports::testing;
 

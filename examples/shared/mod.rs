@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Where a server listens, and on what it runs.
 #[derive(Args)]
 pub(crate) struct ServerArguments {
-    /// Where to listen: HOST:PORT or tcp://HOST:PORT; port 0 picks a free one.
+    /// Where to listen: HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:7000")]
     pub(crate) listen: String,
     /// How many workers; 0 is one for each CPU.
@@ -38,10 +38,19 @@ impl ServerArguments {
         let signals = Signals::new()?;
         let server = start(&runtime)?;
         let cpus = CpuList::from(runtime.cpus());
-        println!("listening on {} with {} on CPUs {cpus}", server.address(), runtime.capabilities());
+        let mut address = server.address().to_string();
+        if self.listen.starts_with("tls://") {
+            address = address.replace("tcp://", "tls://");
+        }
+        println!("listening on {address} with {} on CPUs {cpus}", runtime.capabilities());
         signals.wait();
         println!("{}", server.stop(runtime.config().channel.drain()));
         Ok(())
+    }
+
+    /// The server at the address, whose pipeline is still to be given.
+    pub(crate) fn bind(&self) -> Server {
+        Server::bind(self.listen.strip_prefix("tls://").unwrap_or(&self.listen))
     }
 
     fn config(&self) -> Result<Config> {

@@ -18,7 +18,7 @@ use crate::{Established, Session};
 /// fn pipeline(tls: &ServerTls) -> impl Pipeline<In = Bytes, Out = Bytes> {
 ///     codec(tls.accept()).pipeline(by_protocol(|chosen| match chosen.protocol() {
 ///         Some(b"upper") => {
-///             chosen.go_on_with(codec(Lines::any(1024)).service(async |line: String| Ok(line.to_uppercase())))
+///             chosen.go_on_with(codec(Lines::lf(1024)).service(async |line: String| Ok(line.to_uppercase())))
 ///         }
 ///         _ => chosen.go_on_with(codec(Raw).service(async |bytes: Bytes| Ok(bytes))),
 ///     }))

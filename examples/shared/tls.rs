@@ -1,0 +1,62 @@
+//! The options of a server's TLS.
+
+use clap::Args;
+use perihelion::prelude::*;
+use perihelion::tls::{ClientCertificates, ServerTls, Tls};
+use std::path::PathBuf;
+
+/// TLS of a server. Where an address begins with `tls://`, a certificate and its key are needed.
+#[derive(Args)]
+pub(crate) struct TlsArguments {
+    /// The certificate with its chain, a PEM file; it is read again when it changes, and at SIGHUP.
+    #[arg(long, requires = "key")]
+    cert: Option<PathBuf>,
+    /// The certificate's private key, a PEM file.
+    #[arg(long, requires = "cert")]
+    key: Option<PathBuf>,
+    /// Who must have issued the certificates of clients, a PEM file. Without it, clients need none.
+    #[arg(long, requires = "cert")]
+    client_ca: Option<PathBuf>,
+    /// The protocols to offer (ALPN), the best first: h2,http/1.1.
+    #[arg(long, value_delimiter = ',', requires = "cert")]
+    alpn: Vec<String>,
+    /// Serve clients that do without TLS too, on the same port.
+    #[arg(long, requires = "cert")]
+    optional_tls: bool,
+}
+
+/// How a server's connections are secured.
+#[derive(Clone)]
+pub(crate) struct Security {
+    tls: ServerTls,
+    optional: bool,
+}
+
+impl Security {
+    /// The stage of a new connection.
+    pub(crate) fn stage(&self) -> Tls {
+        if self.optional { self.tls.accept_optional() } else { self.tls.accept() }
+    }
+}
+
+impl TlsArguments {
+    /// What the options and the address together ask for. `None`: no TLS.
+    pub(crate) fn load(&self, listen: &str) -> Result<Option<Security>> {
+        let wanted = listen.starts_with("tls://");
+        let (Some(cert), Some(key)) = (&self.cert, &self.key) else {
+            return if wanted {
+                Err(Error::msg("an address that begins with tls:// needs --cert FILE and --key FILE"))
+            } else {
+                Ok(None)
+            };
+        };
+        if !wanted {
+            return Err(Error::msg("--cert is for TLS: write --listen tls://HOST:PORT"));
+        }
+        let mut builder = ServerTls::builder().certificate(cert, key).alpn(self.alpn.clone());
+        if let Some(authorities) = &self.client_ca {
+            builder = builder.client_certificates(ClientCertificates::required(authorities));
+        }
+        Ok(Some(Security { tls: builder.build()?, optional: self.optional_tls }))
+    }
+}
