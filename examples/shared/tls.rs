@@ -2,8 +2,13 @@
 
 use clap::Args;
 use perihelion::prelude::*;
-use perihelion::tls::{ClientCertificates, ServerTls, Tls};
+use perihelion::tls::{ClientCertificates, ServerTls, Tls, Watch};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// TLS of a server. Where an address begins with `tls://`, a certificate and its key are needed.
 #[derive(Args)]
@@ -30,6 +35,8 @@ pub(crate) struct TlsArguments {
 pub(crate) struct Security {
     tls: ServerTls,
     optional: bool,
+    /// Keep the certificates fresh.
+    _watches: Arc<[Watch; 2]>,
 }
 
 impl Security {
@@ -57,6 +64,8 @@ impl TlsArguments {
         if let Some(authorities) = &self.client_ca {
             builder = builder.client_certificates(ClientCertificates::required(authorities));
         }
-        Ok(Some(Security { tls: builder.build()?, optional: self.optional_tls }))
+        let tls = builder.build()?;
+        let _watches = Arc::new([tls.watch(LOOK_EVERY)?, tls.reload_at_hangup()?]);
+        Ok(Some(Security { tls, optional: self.optional_tls, _watches }))
     }
 }

@@ -18,6 +18,7 @@ mod session;
 mod stage;
 mod tickets;
 mod verify;
+mod watch;
 
 pub use alpn::{Chosen, by_protocol};
 pub use client::{ClientTls, ClientTlsBuilder};
@@ -30,3 +31,4 @@ pub use server::{HostBuilder, ServerTls, ServerTlsBuilder};
 pub use session::{Established, Session};
 pub use stage::{Tls, UpdateKeys};
 pub use verify::PinMismatch;
+pub use watch::Watch;
