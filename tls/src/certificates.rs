@@ -51,9 +51,12 @@ impl CertificateFiles {
     ) -> Result<CertifiedKey, ConfigError> {
         let chain = files.certificates(&self.chain)?;
         for certificate in &chain {
-            // Anything else that is odd about a certificate is for the clients to judge.
-            if let Err(cause @ webpki::Error::BadDer) = EndEntityCert::try_from(certificate) {
-                return Err(ConfigError::unparsable(&self.chain, cause));
+            match EndEntityCert::try_from(certificate).map(drop) {
+                // A root may be of an older version, and an extension is for the clients to judge.
+                Ok(())
+                | Err(webpki::Error::UnsupportedCertVersion | webpki::Error::UnsupportedCriticalExtension) => {
+                }
+                Err(cause) => return Err(ConfigError::unparsable(&self.chain, cause)),
             }
         }
         let key = files.private_key(&self.key)?;
