@@ -1,5 +1,6 @@
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use perihelion_tls::{ClientTls, ServerTls};
 
@@ -113,6 +114,14 @@ fn a_file_that_another_of_the_same_size_was_moved_over_has_changed() {
     let world = world();
     let copy = world.folder.write("copy", fs::read(&world.pair.chain).unwrap());
     fs::rename(copy, &world.pair.chain).unwrap();
+    assert!(world.server.has_changed());
+}
+
+#[test]
+fn a_file_that_was_written_over_with_as_many_bytes_has_changed() {
+    let world = world();
+    std::thread::sleep(Duration::from_millis(50)); // clocks of file systems are slow
+    fs::write(&world.pair.chain, fs::read(&world.pair.chain).unwrap()).unwrap();
     assert!(world.server.has_changed());
 }
 

@@ -184,3 +184,24 @@ fn a_session_is_resumed_at_a_host_with_rules_of_its_own() {
     server.reload().unwrap();
     assert!(meet(&server, &client, ADMIN).unwrap().is_resumed());
 }
+
+#[test]
+fn hosts_with_the_same_rules_lose_no_session_by_a_reload() {
+    let world = world();
+    let server = world.builder().host(ADMIN, |host| host.alpn(["h2"])).build().unwrap();
+    let client = world.authority.client();
+    let meets_again = |name| meet(&server, &client, name).unwrap().is_resumed();
+    assert!(!meets_again(NAME) && !meets_again(ADMIN));
+    server.reload().unwrap();
+    assert!(meets_again(NAME) && meets_again(ADMIN));
+}
+
+#[test]
+fn tickets_are_good_for_an_hour_at_most_where_certificates_are_asked_for() {
+    let world = world();
+    let optional = ClientCertificates::optional(&world.authority.file);
+    let hours = |server: ServerTlsBuilder| server.build().unwrap().config().ticketer.lifetime() / 3600;
+    assert_eq!(hours(world.builder()), 12);
+    assert_eq!(hours(world.builder().client_certificates(optional)), 1);
+    assert_eq!(hours(world.builder().client_certificates(world.required())), 1);
+}

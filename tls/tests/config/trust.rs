@@ -93,18 +93,20 @@ fn a_server_of_another_name_or_time_is_refused() {
 }
 
 #[test]
-fn a_server_that_is_revoked_is_refused() {
+fn a_server_that_is_revoked_or_of_which_nothing_is_known_is_refused() {
     let world = world();
     let key = KeyPair::generate().unwrap();
     let server = world.authority.issue_with(&world.folder, "revoked", &[NAME], key, |params| {
         params.serial_number = Some(SerialNumber::from(7));
     });
-    let with = |serials: &[u64]| {
-        let list = world.folder.write("list.pem", world.authority.revoke(serials, 4000));
+    let with = |serials: &[u64], next_year| {
+        let list = world.folder.write("list.pem", world.authority.revoke(serials, next_year));
         try_to_meet(&server, world.builder().revocation_list(list))
     };
-    assert_eq!(refusal(with(&[7])), CertificateError::Revoked);
-    with(&[8]).unwrap();
+    assert_eq!(refusal(with(&[7], 4000)), CertificateError::Revoked);
+    with(&[8], 4000).unwrap();
+    let error = refusal(with(&[8], 2021));
+    assert!(matches!(error, CertificateError::ExpiredRevocationListContext { .. }), "{error:?}");
 }
 
 #[test]
