@@ -27,7 +27,7 @@ impl Folder {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("perihelion-tls-{}-{number}", process::id()));
+        let path = env::temp_dir().join(format!("perihelion-tls-config-{}-{number}", process::id()));
         fs::create_dir_all(&path).unwrap();
         Folder(path)
     }
