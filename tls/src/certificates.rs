@@ -1,5 +1,6 @@
 //! The certificates of a server, and which of them a client gets.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,15 +52,17 @@ impl CertificateFiles {
     ) -> Result<CertifiedKey, ConfigError> {
         let chain = files.certificates(&self.chain)?;
         for certificate in &chain {
-            // Anything else that is odd about a certificate is for the clients to judge.
-            if let Err(cause @ webpki::Error::BadDer) = EndEntityCert::try_from(certificate) {
-                return Err(ConfigError::unparsable(&self.chain, cause));
+            use webpki::Error::{UnsupportedCertVersion, UnsupportedCriticalExtension};
+            match EndEntityCert::try_from(certificate) {
+                // A root may be of an older version, and an extension is for the clients to judge.
+                Ok(_) | Err(UnsupportedCertVersion | UnsupportedCriticalExtension) => {}
+                Err(cause) => return Err(ConfigError::unparsable(&self.chain, cause)),
             }
         }
-        let key = files.private_key(&self.key)?;
-        let key = provider.key_provider.load_private_key(key);
-        let key = key
-            .map_err(|cause| ConfigError::UnusableKey { file: self.key.clone(), cause: cause.to_string() })?;
+        let key = provider.key_provider.load_private_key(files.private_key(&self.key)?);
+        let unusable =
+            |cause: Error| ConfigError::UnusableKey { file: self.key.clone(), cause: cause.to_string() };
+        let key = key.map_err(unusable)?;
         let mut certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) => {}
@@ -127,8 +130,8 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-impl std::fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver").finish_non_exhaustive()
     }
 }

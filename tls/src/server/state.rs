@@ -16,6 +16,9 @@ use crate::names::Names;
 use crate::provider::{Versions, check_protocols, provider};
 use crate::tickets::TicketKeys;
 
+const NO_NAME: &str = "no client can ask for this name; it has to be as in DNS, with letters outside ASCII as xn--, \
+                       or begin with *. and have no other wildcard";
+
 /// Where everything comes from.
 pub(crate) struct Source {
     pub(crate) certificates: Vec<CertificateFiles>,
@@ -59,11 +62,7 @@ impl State {
         let mut hosts = Names::new();
         for (name, host) in &source.hosts {
             let wrong = |cause| ConfigError::Host { name: name.clone(), cause };
-            let entry = hosts.entry(name).ok_or_else(|| {
-                wrong("no client can ask for this name; it has to be as in DNS, with letters outside ASCII as xn--, \
-                       or begin with *. and have no other wildcard")
-            })?;
-            let Entry::Vacant(entry) = entry else {
+            let Entry::Vacant(entry) = hosts.entry(name).ok_or_else(|| wrong(NO_NAME))? else {
                 return Err(wrong("there are rules for this name already"));
             };
             let rules = match &host.clients {
