@@ -14,14 +14,14 @@ use crate::server::serve;
 
 /// `openssl s_client`, which is fed line by line: each as soon as what comes before it in the list has been printed.
 fn s_client(address: SocketAddr, arguments: &[&str], dialogue: &[(&str, &str)]) -> String {
-    let mut child = Command::new("openssl")
-        .args(["s_client", "-connect", &address.to_string()])
+    // What it says on both outputs comes in one.
+    let mut child = Command::new("sh")
+        .args(["-c", "exec openssl s_client \"$@\" 2>&1", "sh", "-connect", &address.to_string()])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
         .spawn()
-        .expect("this test needs openssl: apt-get install openssl");
+        .unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let mut output = Vec::new();
     let mut piece = [0; 4096];
@@ -37,9 +37,10 @@ fn s_client(address: SocketAddr, arguments: &[&str], dialogue: &[(&str, &str)]) 
     }
     drop(stdin);
     stdout.read_to_end(&mut output).unwrap();
-    child.stderr.take().unwrap().read_to_end(&mut output).unwrap();
     child.wait().unwrap();
-    String::from_utf8_lossy(&output).into_owned()
+    let output = String::from_utf8_lossy(&output).into_owned();
+    assert!(output.contains("CONNECTED"), "this test needs openssl (apt-get install openssl): {output}");
+    output
 }
 
 /// What it prints when the handshake is done.
@@ -69,7 +70,7 @@ fn both_versions_are_spoken_and_tls_1_1_is_not() {
     }
     let arguments = [&common[..], &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]].concat();
     let output = s_client(address, &arguments, &[]);
-    assert!(output.contains("alert protocol version"), "{output}");
+    assert!(output.contains(" alert "), "{output}");
     journal.wait_for("TLS failed");
     assert_eq!(journal.count("in order"), 2, "{:?}", journal.entries());
     fixture.stop_all(server);
@@ -77,7 +78,7 @@ fn both_versions_are_spoken_and_tls_1_1_is_not() {
 
 #[test]
 fn sessions_are_resumed_on_whichever_worker() {
-    let fixture = Fixture::with(|config| config.runtime.workers = 3);
+    let fixture = Fixture::with(|config| config.runtime.workers = 2);
     let authority = Authority::new();
     let (server, address, _) = serve(&fixture, &tls(&authority.issue("localhost")));
     let (ca, session) = (authority.ca(), authority.file("session"));
@@ -105,11 +106,9 @@ fn keys_are_updated() {
         ("before", "k\n"),
         ("KEYUPDATE", "one side\n"),
         ("one side", "K\n"),
-        ("KEYUPDATE\nKEYUPDATE", "both sides\n"),
+        ("one side\nKEYUPDATE", "both sides\n"),
         ("both sides", "bye\n"),
     ];
-    // It prints KEYUPDATE on its standard error: the dialogue goes on by what the server says.
-    let dialogue = dialogue.map(|(after, line)| (if after.starts_with("KEY") { "" } else { after }, line));
     let output = s_client(address, &["-CAfile", text(&ca), "-tls1_3"], &dialogue);
     for line in ["before", "one side", "both sides"] {
         assert!(output.contains(&format!("\n{line}\n")), "{output}");
@@ -154,8 +153,7 @@ fn a_client_certificate_is_asked_for_and_known_to_the_stages() {
         let output = talk(version, Some(&authority.issue("ada.example")));
         assert!(output.contains("peer_names: [\"ada.example\"]"), "{output}");
         for (client, alert) in [
-            // OpenSSL words the alert of TLS 1.2, which has no certificate_required, in its own way.
-            (None, if version == "-tls1_2" { "alert handshake failure" } else { "certificate required" }),
+            (None, "certificate required"),
             (Some(authority.issue_expired("late.example")), "certificate expired"),
             (Some(stranger.issue("eve.example")), "unknown ca"),
             (Some(stranger.self_signed("eve.example")), "unknown ca"),
@@ -168,7 +166,7 @@ fn a_client_certificate_is_asked_for_and_known_to_the_stages() {
         assert!(output.contains("certificate revoked"), "{output}");
     }
     journal.wait_for("no certificates");
-    for reason in ["Expired", "UnknownIssuer", "Revoked"] {
+    for reason in ["certificate expired", "UnknownIssuer", "Revoked"] {
         journal.wait_for(reason);
     }
     fixture.stop_all(server);
@@ -247,7 +245,8 @@ fn a_client_talks_to_s_server() {
     let tls = tls.certificate(&ada.cert, &ada.key).build().unwrap();
     let ca = authority.ca();
     for (version, name) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
-        let arguments = [version, "-alpn", "one", "-Verify", "1", "-verify_return_error", "-CAfile", text(&ca)];
+        let arguments =
+            [version, "-alpn", "one", "-Verify", "1", "-verify_return_error", "-CAfile", text(&ca)];
         let server = SServer::start(&identity, &arguments);
         for resumed in [false, true] {
             let answer = ask(&fixture, &tls, "localhost", server.address);

@@ -33,8 +33,7 @@ impl Tail for Answers {
 pub(crate) fn serve(fixture: &Fixture, tls: &ServerTls) -> (RunningServer, SocketAddr, Journal) {
     let (tls, journal) = (tls.clone(), Journal::default());
     let notes = journal.clone();
-    let (server, address) = fixture.serve(move |_conn| {
-        codec(tls.accept()).codec(Lines::lf(1 << 20)).tail(Answers(notes.clone()))
-    });
+    let (server, address) = fixture
+        .serve(move |_conn| codec(tls.accept()).codec(Lines::lf(1 << 20)).tail(Answers(notes.clone())));
     (server, address, journal)
 }

@@ -25,8 +25,14 @@ pub(crate) struct Handshake {
 /// What rustls puts together for a ClientHello at most (its `MAX_HANDSHAKE_SIZE`).
 const HELLO_BYTES_MAX: usize = 0xffff;
 
-/// A fatal alert as a record (RFC 8446, sections 5.1 and 6; RFC 6066, section 3).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+// Alerts (RFC 8446, section 6).
+const DECODE_ERROR: u8 = 50;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// A fatal alert as a record in clear.
+fn fatal_alert(description: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description]
+}
 
 impl Hello {
     pub(crate) fn new(tls: ServerTls) -> Self {
@@ -49,7 +55,7 @@ impl Hello {
                     let hello = accepted.client_hello();
                     let server_name: Option<Box<str>> = hello.server_name().map(Into::into);
                     let Some(config) = self.tls.config_for(&hello) else {
-                        output.extend_from_slice(&UNRECOGNIZED_NAME);
+                        output.extend_from_slice(&fatal_alert(UNRECOGNIZED_NAME));
                         return Err(TlsError::UnknownName(server_name.unwrap_or_default().into()));
                     };
                     let mut engine = engine::server(config)?;
@@ -62,8 +68,11 @@ impl Hello {
                     Ok(0) | Err(_) => return Err(TlsError::HandshakeTooLarge { limit: HELLO_BYTES_MAX }),
                 },
                 Err((error, mut alert)) => {
-                    // A `Vec` takes everything.
-                    let _ = alert.write_all(output);
+                    let before = output.len();
+                    let _ = alert.write_all(output); // a `Vec` takes everything
+                    if output.len() == before {
+                        output.extend_from_slice(&fatal_alert(DECODE_ERROR));
+                    }
                     return Err(error.into());
                 }
             }

@@ -1,6 +1,6 @@
 //! The other side: a buffered connection of rustls, or another channel with the stage.
 
-use perihelion_tls::rustls::{ClientConnection, Connection, ServerConnection};
+use perihelion_tls::rustls::{ClientConnection, Connection};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
@@ -24,10 +24,6 @@ impl Oracle {
     pub(crate) fn client_with(config: perihelion_tls::rustls::ClientConfig) -> Self {
         let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
         Self::new(connection.into())
-    }
-
-    pub(crate) fn server_with(config: perihelion_tls::rustls::ServerConfig) -> Self {
-        Self::new(ServerConnection::new(Arc::new(config)).unwrap().into())
     }
 
     fn new(connection: Connection) -> Self {
