@@ -68,8 +68,8 @@ fn serve<P>(arguments: &Arguments, pipeline: impl Fn() -> P + Clone + Send + Syn
 where
     P: Pipeline<In = Bytes, Out = Bytes> + 'static,
 {
-    let bind = arguments.server.bind();
-    let server = match arguments.tls.load(&arguments.server.listen)? {
+    let (bind, config) = (arguments.server.bind(), arguments.server.config()?);
+    let server = match arguments.tls.load(&arguments.server.listen, &config.tls)? {
         Some(security) => bind.pipeline(move |_conn| codec(security.stage()).pipeline(pipeline())),
         None => bind.pipeline(move |_conn| pipeline()),
     };

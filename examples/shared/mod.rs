@@ -53,7 +53,8 @@ impl ServerArguments {
         Server::bind(self.listen.strip_prefix("tls://").unwrap_or(&self.listen))
     }
 
-    fn config(&self) -> Result<Config> {
+    /// The configuration, in which the options win over the file.
+    pub(crate) fn config(&self) -> Result<Config> {
         let mut config = match &self.config {
             Some(file) => Config::load(file)?,
             None => Config::from_env()?,

@@ -2,13 +2,10 @@
 
 use clap::Args;
 use perihelion::prelude::*;
+use perihelion::runtime::TlsConfig;
 use perihelion::tls::{ClientCertificates, ServerTls, Tls, Watch};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// TLS of a server. Where an address begins with `tls://`, a certificate and its key are needed.
 #[derive(Args)]
@@ -48,7 +45,7 @@ impl Security {
 
 impl TlsArguments {
     /// What the options and the address together ask for. `None`: no TLS.
-    pub(crate) fn load(&self, listen: &str) -> Result<Option<Security>> {
+    pub(crate) fn load(&self, listen: &str, config: &TlsConfig) -> Result<Option<Security>> {
         let wanted = listen.starts_with("tls://");
         let (Some(cert), Some(key)) = (&self.cert, &self.key) else {
             return if wanted {
@@ -60,12 +57,16 @@ impl TlsArguments {
         if !wanted {
             return Err(Error::msg("--cert is for TLS: write --listen tls://HOST:PORT"));
         }
-        let mut builder = ServerTls::builder().certificate(cert, key).alpn(self.alpn.clone());
+        let mut builder = ServerTls::builder()
+            .certificate(cert, key)
+            .alpn(self.alpn.clone())
+            .handshake_timeout(config.handshake())
+            .handshake_bytes_max(config.handshake_bytes_max);
         if let Some(authorities) = &self.client_ca {
             builder = builder.client_certificates(ClientCertificates::required(authorities));
         }
         let tls = builder.build()?;
-        let _watches = Arc::new([tls.watch(LOOK_EVERY)?, tls.reload_at_hangup()?]);
+        let _watches = Arc::new([tls.watch(config.reload())?, tls.reload_at_hangup()?]);
         Ok(Some(Security { tls, optional: self.optional_tls, _watches }))
     }
 }

@@ -31,7 +31,7 @@ mod worker;
 pub use blocking::{BlockingError, run_blocking};
 pub use config::{
     ChannelConfig, Config, CpuList, DriverChoice, ReceiveConfig, RingConfig, RuntimeConfig, ServerConfig,
-    TcpConfig, WhenFull,
+    TcpConfig, TlsConfig, WhenFull,
 };
 pub use counters::WorkerStats;
 pub use driver::{Capabilities, Completion, Outgoing, PIECES_MAX, Piece};

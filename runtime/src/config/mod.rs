@@ -34,6 +34,8 @@ pub struct Config {
     pub channel: ChannelConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
+    /// What a TLS handshake may take. For the program, which hands it to TLS.
+    pub tls: TlsConfig,
 }
 
 /// Workers and their event loops.
@@ -163,6 +165,18 @@ pub struct TcpConfig {
     pub linger_s: Option<u32>,
 }
 
+/// What a TLS handshake may take, and how fresh certificates are.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// How long a handshake may take, in milliseconds; then the channel is closed.
+    pub handshake_ms: u64,
+    /// How many bytes a client may send before the handshake is done.
+    pub handshake_bytes_max: usize,
+    /// How often to look whether certificate files have changed, in milliseconds.
+    pub reload_ms: u64,
+}
+
 impl Default for RuntimeConfig {
     fn default() -> Self {
         RuntimeConfig {
@@ -222,6 +236,24 @@ impl Default for TcpConfig {
     }
 }
 
+impl Default for TlsConfig {
+    fn default() -> Self {
+        TlsConfig { handshake_ms: 10_000, handshake_bytes_max: 128 * 1024, reload_ms: 10_000 }
+    }
+}
+
+impl TlsConfig {
+    /// How long a handshake may take.
+    pub fn handshake(&self) -> Duration {
+        Duration::from_millis(self.handshake_ms)
+    }
+
+    /// How often to look whether certificate files have changed.
+    pub fn reload(&self) -> Duration {
+        Duration::from_millis(self.reload_ms)
+    }
+}
+
 impl ChannelConfig {
     /// How long a stage may make its channel wait. `None`: for ever.
     pub fn wait(&self) -> Option<Duration> {
@@ -256,7 +288,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server: _, channel, tcp } = self;
+        let Config { runtime, server: _, channel, tcp, tls } = self;
         let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
@@ -283,7 +315,10 @@ impl Config {
         in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
         in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;
         in_range("tcp.receive_buffer_bytes", tcp.receive_buffer_bytes as u64, 0..=i32::MAX as u64)?;
-        in_range("tcp.linger_s", tcp.linger_s.unwrap_or(0).into(), 0..=65_535)
+        in_range("tcp.linger_s", tcp.linger_s.unwrap_or(0).into(), 0..=65_535)?;
+        at_least("tls.handshake_ms", tls.handshake_ms, 1)?;
+        at_least("tls.handshake_bytes_max", tls.handshake_bytes_max as u64, 1024)?;
+        at_least("tls.reload_ms", tls.reload_ms, 1)
     }
 }
 
