@@ -1,24 +1,36 @@
 //! The command line.
 
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
 use perihelion::prelude::*;
 use perihelion::runtime::{CpuList, Runtime};
+use perihelion::tls::ServerTls;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::own_server;
+use crate::security::{Security, TlsArguments};
+use crate::target::Target;
 
 /// Loads an echo server, and measures it.
 ///
 /// Each of the connections keeps `--depth` requests on their way and sends the next when a reply has come (a closed
-/// loop). What comes back is compared with what was sent. The exit code is 1 if a reply was wrong or a connection
-/// failed, and 2 for arguments that can't be used.
+/// loop). What comes back is compared with what was sent. The time of a connection's first request includes its TLS
+/// handshake. To measure handshakes alone: `--requests-per-connection 1`.
+///
+/// The exit code is 1 if a reply was wrong or a connection failed, and 2 for arguments that can't be used.
 #[derive(Parser)]
+#[command(name = "loadgen")]
 pub(crate) struct Arguments {
-    /// The server: tcp://HOST:PORT.
+    /// The server: tcp://HOST:PORT or tls://HOST:PORT.
     #[arg(long, required_unless_present = "own_server")]
-    target: Option<Address>,
+    target: Option<Target>,
     /// Starts an echo server in this process, on other CPUs if there are any, and loads that.
-    #[arg(long = "self", conflicts_with = "target")]
+    #[arg(long = "self", conflicts_with_all = ["target", "ca", "insecure", "server_name", "cert", "alpn"])]
     own_server: bool,
+    /// The echo server of --self speaks TLS, with a certificate that is made for this run.
+    #[arg(long = "tls", conflicts_with = "target", requires = "own_server")]
+    own_server_tls: bool,
     /// How the server's bytes become messages.
     #[arg(long, value_enum, default_value_t = Framing::Raw)]
     codec: Framing,
@@ -64,6 +76,8 @@ pub(crate) struct Arguments {
     /// Shows no progress.
     #[arg(long)]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// How the server's bytes become messages.
@@ -87,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) duration: Duration,
     pub(crate) warmup: Duration,
     pub(crate) requests_per_connection: Option<u64>,
+    /// With TLS.
+    pub(crate) security: Option<Security>,
 }
 
 /// Who runs where.
@@ -96,9 +112,36 @@ pub(crate) struct Placement {
     pub(crate) server: Option<Config>,
 }
 
+/// Both sides of TLS, as far as there are any.
+#[derive(Default)]
+struct Sides {
+    /// Of the server of `--self`.
+    server: Option<ServerTls>,
+    client: Option<Security>,
+}
+
 impl Arguments {
-    pub(crate) fn plan(&self) -> Plan {
-        Plan {
+    /// Those of this process. Ends it if they don't fit together.
+    pub(crate) fn get() -> Self {
+        let arguments = Arguments::parse();
+        let with_tls = arguments.own_server_tls || arguments.target().is_some_and(|target| target.tls);
+        if let Some(option) = arguments.tls.any()
+            && !with_tls
+        {
+            let remedy = if arguments.own_server { "add --tls" } else { "write --target tls://HOST:PORT" };
+            let text = format!("{option} is for TLS: {remedy}");
+            Arguments::command().error(ErrorKind::ArgumentConflict, text).exit();
+        }
+        arguments
+    }
+
+    /// What is to be done, and the TLS of the server of `--self`. Reads the files of TLS.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, or with the server's name.
+    pub(crate) fn plan(&self) -> Result<(Plan, Option<ServerTls>)> {
+        let sides = self.sides()?;
+        let plan = Plan {
             framing: self.codec,
             connections: self.connections,
             depth: self.depth,
@@ -108,11 +151,27 @@ impl Arguments {
             duration: self.duration,
             warmup: self.warmup,
             requests_per_connection: Some(self.requests_per_connection).filter(|requests| *requests > 0),
+            security: sides.client,
+        };
+        Ok((plan, sides.server))
+    }
+
+    fn sides(&self) -> Result<Sides> {
+        if self.own_server_tls {
+            let (server, client) = own_server::throw_away_tls()?;
+            let client = self.tls.with(client, own_server::NAME)?;
+            return Ok(Sides { server: Some(server), client: Some(client) });
+        }
+        match self.target() {
+            Some(target) if target.tls => {
+                Ok(Sides { server: None, client: Some(self.tls.load(&target.host)?) })
+            }
+            _ => Ok(Sides::default()),
         }
     }
 
     /// None with `--self`.
-    pub(crate) fn target(&self) -> Option<&Address> {
+    pub(crate) fn target(&self) -> Option<&Target> {
         self.target.as_ref()
     }
 

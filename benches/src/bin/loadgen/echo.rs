@@ -1,6 +1,7 @@
 //! The conversation on one connection: what is sent, and the proof that it came back.
 
 use perihelion::prelude::*;
+use perihelion::tls::{Established, Session, TlsError};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -123,6 +124,11 @@ pub(crate) struct Asker {
     next: u64,
     /// When those that are on their way were sent.
     sent: VecDeque<Instant>,
+    /// Whether requests have to wait for a handshake of TLS. Written before, they would be kept back; and above the
+    /// high-water mark a channel reads nothing, so not the handshake either.
+    secured: bool,
+    /// When the connection was opened.
+    opened: Instant,
     /// How the connection ended.
     end: Rc<RefCell<End>>,
 }
@@ -144,6 +150,8 @@ pub(crate) enum End {
     #[default]
     Early,
     WrongReply,
+    /// One side didn't accept the other's TLS.
+    Tls,
 }
 
 impl Asker {
@@ -153,7 +161,16 @@ impl Asker {
             Role::Flooder => (plan.flood_depth, None),
         };
         let left = requests.unwrap_or(u64::MAX);
-        Asker { tally, role, depth, left, next: 0, sent: VecDeque::with_capacity(depth), end }
+        let (secured, sent) = (plan.security.is_some(), VecDeque::with_capacity(depth));
+        Asker { tally, role, depth, left, next: 0, sent, secured, opened: Instant::now(), end }
+    }
+
+    /// Sends the first requests.
+    fn begin(&mut self, cx: &mut Context<'_, u64>) -> Result<()> {
+        for _ in 0..(self.depth as u64).min(self.left) {
+            self.ask(cx, self.opened)?; // so that their time has a handshake in it
+        }
+        Ok(())
     }
 
     #[inline]
@@ -176,11 +193,8 @@ impl Tail for Asker {
     type Out = u64;
 
     fn open(&mut self, cx: &mut Context<'_, u64>) -> Result<()> {
-        let now = Instant::now();
-        for _ in 0..(self.depth as u64).min(self.left) {
-            self.ask(cx, now)?;
-        }
-        Ok(())
+        self.opened = Instant::now();
+        if self.secured { Ok(()) } else { self.begin(cx) }
     }
 
     #[inline]
@@ -196,9 +210,23 @@ impl Tail for Asker {
         Ok(())
     }
 
+    fn event(&mut self, cx: &mut Context<'_, u64>, event: &mut Event) -> Result<()> {
+        if event.take::<Established>().is_some()
+            && let Some(session) = cx.get::<Session>()
+        {
+            self.tally.handshake(session.is_resumed());
+            return self.begin(cx);
+        }
+        Ok(())
+    }
+
     fn error(&mut self, _cx: &mut Context<'_, u64>, error: Error) -> Result<()> {
         if error.downcast_ref::<WrongReply>().is_some() {
             *self.end.borrow_mut() = End::WrongReply;
+        } else if let Some(error) = error.downcast_ref::<TlsError>()
+            && !matches!(error, TlsError::Truncated)
+        {
+            *self.end.borrow_mut() = End::Tls;
         }
         Err(error)
     }

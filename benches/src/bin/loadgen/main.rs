@@ -6,14 +6,16 @@
 
 mod arguments;
 mod echo;
+mod own_server;
 mod phase;
 mod report;
+mod security;
+mod target;
 mod worker;
 
-use clap::Parser;
 use perihelion::prelude::*;
 use perihelion::runtime::{Signals, raise_descriptor_limit};
-use perihelion::transports::RunningServer;
+use perihelion::tls::ServerTls;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -21,23 +23,38 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use arguments::{Arguments, Framing, Plan};
+use arguments::{Arguments, Plan};
 use echo::Role;
+use own_server::OwnServer;
 use phase::{Phase, Shared};
 use report::Report;
+use target::Target;
 use worker::Results;
 
 /// How often the progress is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long replies may take that are still to come when the measurement is over.
 const LAST_REPLIES: Duration = Duration::from_secs(5);
+/// For arguments that can't be used.
+const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let plan = arguments.plan();
-    match run(&arguments, plan) {
+    let arguments = Arguments::get();
+    let (plan, server_tls) = match arguments.plan() {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match run(&arguments, plan, server_tls) {
         Ok(report) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(report) => {
+            if let Some(error) = report.first_error("tls") {
+                eprintln!("loadgen: {error}");
+            }
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("loadgen: {error}");
             ExitCode::FAILURE
@@ -45,22 +62,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
+fn run(arguments: &Arguments, plan: Plan, server_tls: Option<ServerTls>) -> Result<Report> {
     raise_descriptor_limit()?;
     let placement = arguments.placement()?;
     // Kept until the load is over.
     let server = match &placement.server {
-        Some(config) => Some(serve(config.clone(), &plan)?),
+        Some(config) => Some(OwnServer::start(config.clone(), plan.framing, plan.size, server_tls)?),
         None => None,
     };
-    let own = server.as_ref().map(|(_, server)| server.address());
+    let own = server.as_ref().map(|server| Target::own(server.address(), plan.security.is_some()));
     let target = arguments.target().cloned().or(own).ok_or_else(|| Error::msg("there is no target"))?;
-    let address = target.resolve()?[0];
-    if let Some((runtime, _)) = &server {
+    let address = target.address.resolve()?[0];
+    if let Some(server) = &server {
         print(&format!(
             "echo server on {target} with {} on CPUs {}; load from CPUs {}",
-            runtime.capabilities(),
-            list(runtime.cpus()),
+            server.runtime().capabilities(),
+            list(server.runtime().cpus()),
             placement.client.runtime.cpus,
         ));
     }
@@ -79,25 +96,10 @@ fn run(arguments: &Arguments, plan: Plan) -> Result<Report> {
     print(&report.to_string());
     report.write_files(arguments.json.as_deref(), arguments.hdr.as_deref())?;
     runtime.stop();
-    if let Some((runtime, server)) = server {
-        server.stop(runtime.config().channel.drain());
+    if let Some(server) = server {
+        server.stop();
     }
     Ok(report)
-}
-
-/// The echo server of `--self`.
-fn serve(config: Config, plan: &Plan) -> Result<(Runtime, RunningServer)> {
-    let runtime = Runtime::from_config(config)?;
-    let (bind, max) = (Server::bind("127.0.0.1:0"), plan.size);
-    let server = match plan.framing {
-        Framing::Raw => {
-            bind.pipeline(|_conn| codec(Raw).service(async |bytes: Bytes| Ok(bytes))).start(&runtime)?
-        }
-        Framing::Length => bind
-            .pipeline(move |_conn| codec(LengthPrefixed::u32_be(max)).service(async |frame: Bytes| Ok(frame)))
-            .start(&runtime)?,
-    };
-    Ok((runtime, server))
 }
 
 /// Spreads the connections over the workers.

@@ -1,7 +1,7 @@
 //! What is shown while the load runs and when it is over.
 
 use hdrhistogram::Histogram;
-use perihelion::prelude::{Address, Result};
+use perihelion::prelude::Result;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crate::TICK;
 use crate::arguments::{Framing, Plan};
 use crate::phase::Shared;
-use crate::worker::{Results, histogram};
+use crate::target::Target;
+use crate::worker::{Errors, Failures, Handshakes, Results, histogram};
 
 const BAR_WIDTH: usize = 40;
 
@@ -24,12 +25,12 @@ pub(crate) struct Report {
     latencies: Histogram<u64>,
     connections: u64,
     replies_total: u64,
-    errors: BTreeMap<&'static str, u64>,
-    first_error: Option<String>,
+    handshakes: Handshakes,
+    errors: Errors,
 }
 
 impl Report {
-    pub(crate) fn new(target: &Address, plan: &Plan, measured: Duration) -> Self {
+    pub(crate) fn new(target: &Target, plan: &Plan, measured: Duration) -> Self {
         Report {
             target: target.to_string(),
             plan: plan.clone(),
@@ -37,8 +38,8 @@ impl Report {
             latencies: histogram(),
             connections: 0,
             replies_total: 0,
-            errors: BTreeMap::new(),
-            first_error: None,
+            handshakes: Handshakes::default(),
+            errors: Errors::new(),
         }
     }
 
@@ -46,16 +47,28 @@ impl Report {
         self.latencies.add(&results.latencies).expect("all histograms have the same bounds");
         self.connections += results.connections;
         self.replies_total += results.replies_total;
-        for (kind, count) in &results.errors {
-            *self.errors.entry(kind).or_default() += count;
-        }
-        if self.first_error.is_none() {
-            self.first_error.clone_from(&results.first_error);
+        self.handshakes.full += results.handshakes.full;
+        self.handshakes.resumed += results.handshakes.resumed;
+        for (kind, failures) in &results.errors {
+            self.add_failures(kind, failures);
         }
     }
 
     pub(crate) fn worker_is_missing(&mut self) {
-        *self.errors.entry("worker_without_result").or_default() += 1;
+        let first = "a worker did not end in time".into();
+        self.add_failures("worker_without_result", &Failures { count: 1, first });
+    }
+
+    fn add_failures(&mut self, kind: &'static str, failures: &Failures) {
+        self.errors
+            .entry(kind)
+            .and_modify(|all| all.count += failures.count)
+            .or_insert_with(|| failures.clone());
+    }
+
+    /// The text of the first error of this kind.
+    pub(crate) fn first_error(&self, kind: &str) -> Option<&str> {
+        Some(&self.errors.get(kind)?.first)
     }
 
     /// Whether there was no error, and something to measure.
@@ -91,7 +104,9 @@ impl Report {
             Framing::Raw => "raw",
             Framing::Length => "length",
         };
-        json!({
+        let counts: BTreeMap<_, _> =
+            self.errors.iter().map(|(kind, failures)| (kind, failures.count)).collect();
+        let mut report = json!({
             "target": self.target,
             "codec": framing,
             "connections": self.plan.connections,
@@ -114,8 +129,16 @@ impl Report {
                 "p99.9": self.micros(99.9),
                 "max": self.latencies.max() as f64 / 1e3,
             },
-            "errors": self.errors,
-        })
+            "errors": counts,
+        });
+        if self.plan.security.is_some() {
+            report["handshakes"] = json!({
+                "full": self.handshakes.full,
+                "resumed": self.handshakes.resumed,
+                "per_second": self.per_second(self.handshakes.full + self.handshakes.resumed),
+            });
+        }
+        report
     }
 
     /// The format that HdrHistogram's plotters read; values in microseconds.
@@ -180,6 +203,12 @@ impl fmt::Display for Report {
         if self.plan.requests_per_connection.is_some() {
             let per_second = grouped(self.per_second(self.connections) as u64);
             writeln!(f, "  {} connections, {per_second} a second", grouped(self.connections))?;
+            if self.plan.security.is_some() {
+                let Handshakes { full, resumed } = self.handshakes;
+                let per_second = grouped(self.per_second(full + resumed) as u64);
+                let (full, resumed) = (grouped(full), grouped(resumed));
+                writeln!(f, "  {full} full handshakes and {resumed} resumed, {per_second} a second")?;
+            }
         }
         write!(f, "  latency:")?;
         for (name, percentile) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)] {
@@ -191,13 +220,13 @@ impl fmt::Display for Report {
             return write!(f, "  no errors: every reply was what had been sent");
         }
         write!(f, "  errors:")?;
-        for (kind, count) in &self.errors {
-            write!(f, " {kind} {count} ")?;
+        for (kind, failures) in &self.errors {
+            write!(f, " {kind} {} ", failures.count)?;
         }
-        match &self.first_error {
-            Some(error) => write!(f, "\n  the first: {error}"),
-            None => Ok(()),
+        for (kind, failures) in &self.errors {
+            write!(f, "\n  the first of {kind}: {}", failures.first)?;
         }
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::arguments::Plan;
 use crate::echo::{Asker, Compare, End, Role, Template};
 use crate::phase::{Phase, Shared};
+use crate::security::Security;
 
 /// After a failed attempt to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -26,10 +27,28 @@ pub(crate) struct Results {
     pub(crate) connections: u64,
     /// Of the whole run.
     pub(crate) replies_total: u64,
+    /// Of the measured part; with TLS.
+    pub(crate) handshakes: Handshakes,
     /// By kind, of the whole run.
-    pub(crate) errors: BTreeMap<&'static str, u64>,
-    /// The text of the first error.
-    pub(crate) first_error: Option<String>,
+    pub(crate) errors: Errors,
+}
+
+/// How many handshakes of TLS have been done.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Handshakes {
+    pub(crate) full: u64,
+    pub(crate) resumed: u64,
+}
+
+/// By kind.
+pub(crate) type Errors = BTreeMap<&'static str, Failures>;
+
+/// Errors of one kind.
+#[derive(Clone)]
+pub(crate) struct Failures {
+    pub(crate) count: u64,
+    /// The text of the first.
+    pub(crate) first: String,
 }
 
 /// What a worker counts.
@@ -39,8 +58,8 @@ pub(crate) struct Tally {
     latencies: RefCell<Histogram<u64>>,
     replies: Cell<u64>,
     connections: Cell<u64>,
-    errors: RefCell<BTreeMap<&'static str, u64>>,
-    first_error: RefCell<Option<String>>,
+    handshakes: Cell<Handshakes>,
+    errors: RefCell<Errors>,
 }
 
 /// One that records up to a minute, to three digits.
@@ -65,8 +84,8 @@ pub(crate) async fn load(
         latencies: RefCell::new(histogram()),
         replies: Cell::new(0),
         connections: Cell::new(0),
+        handshakes: Cell::default(),
         errors: RefCell::default(),
-        first_error: RefCell::default(),
     });
     let template = Rc::new(Template::new(&plan));
     let client = Client::new(&config);
@@ -98,11 +117,18 @@ async fn keep_connected(
     template: Rc<Template>,
     tally: Rc<Tally>,
 ) {
+    let security = plan.security.as_ref().map(Security::with_own_sessions);
     while tally.shared.phase() != Phase::Stop {
         let end = Rc::default();
         let asker = Asker::new(Rc::clone(&tally), &plan, role, Rc::clone(&end));
-        let pipeline = codec(Compare::new(Rc::clone(&template))).tail(asker);
-        let channel = match client.connect_to(address, pipeline).await {
+        let compare = Compare::new(Rc::clone(&template));
+        let connected = match &security {
+            None => client.connect_to(address, codec(compare).tail(asker)).await,
+            Some(security) => {
+                client.connect_to(address, codec(security.stage()).codec(compare).tail(asker)).await
+            }
+        };
+        let channel = match connected {
             Ok(channel) => channel,
             Err(error) => {
                 tally.error("connect", &error.to_string());
@@ -120,6 +146,7 @@ async fn keep_connected(
             End::Complete => tally.connection(),
             End::Early => tally.error("closed_early", &reason),
             End::WrongReply => tally.error("wrong_reply", &reason),
+            End::Tls => tally.error("tls", &reason),
         }
         if end != End::Complete {
             sleep(RETRY_AFTER).await;
@@ -162,9 +189,19 @@ impl Tally {
         }
     }
 
+    pub(crate) fn handshake(&self, resumed: bool) {
+        if self.shared.phase() == Phase::Measure {
+            let Handshakes { full, resumed: others } = self.handshakes.get();
+            self.handshakes.set(match resumed {
+                false => Handshakes { full: full + 1, resumed: others },
+                true => Handshakes { full, resumed: others + 1 },
+            });
+        }
+    }
+
     fn error(&self, kind: &'static str, text: &str) {
-        *self.errors.borrow_mut().entry(kind).or_default() += 1;
-        self.first_error.borrow_mut().get_or_insert_with(|| format!("{kind}: {text}"));
+        let mut errors = self.errors.borrow_mut();
+        errors.entry(kind).or_insert_with(|| Failures { count: 0, first: text.into() }).count += 1;
     }
 
     fn results(&self) -> Results {
@@ -172,8 +209,8 @@ impl Tally {
             latencies: self.latencies.borrow().clone(),
             connections: self.connections.get(),
             replies_total: self.replies.get(),
+            handshakes: self.handshakes.get(),
             errors: self.errors.borrow().clone(),
-            first_error: self.first_error.borrow().clone(),
         }
     }
 }
