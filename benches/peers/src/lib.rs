@@ -1,5 +1,7 @@
 //! What the echo servers of this package share, so that they differ in nothing but their I/O.
 
+pub mod tls;
+
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
