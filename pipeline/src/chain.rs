@@ -120,7 +120,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
     ) -> Step {
         loop {
             if !counted && matches!(flow, Ok(Flow::Next(_) | Flow::More(_))) {
-                ch.spend();
+                ch.spend_on::<N>();
             }
             match flow {
                 Ok(Flow::Done) => return Step::Ready,
@@ -172,6 +172,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Chain<H, N> {
 impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H, N> {
     type In = H::In;
     type Out = H::Out;
+    const MAKES_MESSAGES: bool = N::MAKES_MESSAGES;
 
     #[inline]
     fn read<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: H::In) -> Step {

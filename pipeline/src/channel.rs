@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
 use crate::link::Link;
-use crate::{DemandHandle, Error, Event, EventSender};
+use crate::{DemandHandle, Error, Event, EventSender, Pipeline};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -179,11 +179,15 @@ impl Channel {
         self.link.may_finish()
     }
 
-    /// A message has been made. Attempts that make none are free, or nested codecs would starve each other.
+    /// Something has been made for the stages `N`: a message, unless they make messages of it. Attempts that make
+    /// nothing are free, or nested codecs would starve each other.
     #[inline]
-    pub(crate) fn spend(&mut self) {
+    pub(crate) fn spend_on<N: Pipeline>(&mut self) {
         self.link.spend();
-        self.messages += 1;
+        if !N::MAKES_MESSAGES {
+            self.link.meet_demand();
+            self.messages += 1;
+        }
     }
 
     /// An output that held `before` bytes now holds `after`.

@@ -217,7 +217,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
 
     #[inline(always)] // it is in the hot path once, and elsewhere in cold ones
     fn pass<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, frame: P::Frame) -> Step {
-        ch.spend();
+        ch.spend_on::<N>();
         let step = self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame);
         if ch.has_raised() {
             self.pass_raised(ch, out);

@@ -129,10 +129,15 @@ impl Link {
         self.budget = limits.messages_per_turn;
     }
 
-    /// A message has been made.
+    /// Something has been made, in this turn.
     #[inline]
     pub(crate) fn spend(&mut self) {
         self.budget = self.budget.saturating_sub(1);
+    }
+
+    /// A message has been made: one fewer is asked for.
+    #[inline]
+    pub(crate) fn meet_demand(&mut self) {
         if let Demand::Messages(left) = &mut self.demand {
             *left = left.saturating_sub(1);
             if *left == 0 {

@@ -90,6 +90,31 @@ impl Output {
         &mut self.open
     }
 
+    /// Appends what `fill` writes into a slice of `room` bytes, which begins with anything: it says how many bytes of
+    /// it are to be kept.
+    ///
+    /// # Errors
+    /// That of `fill`; nothing is appended then.
+    ///
+    /// # Panics
+    /// If more is to be kept than there is room for.
+    pub fn put_with<E>(
+        &mut self,
+        room: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let end = self.open.len();
+        if self.open.capacity() == 0 {
+            spare::lend_used_output(&mut self.open);
+        }
+        self.open.resize(end + room, 0);
+        let filled = fill(&mut self.open[end..]);
+        let kept = *filled.as_ref().unwrap_or(&0);
+        assert!(kept <= room, "{kept} bytes can't be kept of {room}");
+        self.open.truncate(end + kept);
+        filled.map(drop)
+    }
+
     /// How many bytes have been popped since the beginning.
     pub(crate) fn popped(&self) -> u64 {
         self.popped

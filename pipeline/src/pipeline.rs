@@ -32,7 +32,8 @@ pub trait Pipeline {
     type In;
     /// What its lowest stage writes.
     type Out;
-    /// Whether its lowest stage makes messages of what it takes, and counts them. Otherwise each is one.
+    /// Whether one of its stages makes messages of what it takes, and counts them. Otherwise each thing that it takes is
+    /// one. (A TLS record is no message: what is cut from it is.)
     const MAKES_MESSAGES: bool = false;
 
     /// A message. Only after the last call said `Ready`.
@@ -94,8 +95,8 @@ pub(crate) trait DynPipeline<In, O> {
 
 impl<P: Pipeline, O: Outbound<P::Out>> DynPipeline<P::In, O> for P {
     fn read(&mut self, ch: &mut Channel, out: &mut O, msg: P::In) -> Step {
-        if !P::MAKES_MESSAGES && out.is_transport() {
-            ch.spend();
+        if !P::MAKES_MESSAGES {
+            ch.spend_on::<P>();
         }
         Pipeline::read(self, ch, out, msg)
     }

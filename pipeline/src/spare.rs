@@ -55,6 +55,13 @@ pub fn recycle_buffer(buffer: Vec<u8>) {
 
 /// Puts an empty buffer with capacity where there is none.
 pub(crate) fn lend_output(place: &mut Vec<u8>) {
+    lend_used_output(place);
+    place.clear();
+}
+
+/// Puts a buffer with capacity where there is none. It still has the length and the bytes of its last use: whoever
+/// writes over them anyway need not fill it first.
+pub(crate) fn lend_used_output(place: &mut Vec<u8>) {
     with(|spare| {
         if let Some(buffer) = spare.outputs.pop() {
             *place = buffer;
@@ -66,9 +73,8 @@ pub(crate) fn lend_output(place: &mut Vec<u8>) {
 }
 
 /// Takes a buffer back that was lent: its bytes have been taken.
-pub(crate) fn give_output(mut buffer: Vec<u8>) {
+pub(crate) fn give_output(buffer: Vec<u8>) {
     if (1..=KEPT_BYTES_MAX).contains(&buffer.capacity()) {
-        buffer.clear();
         with(|spare| {
             if spare.outputs.len() < KEPT_MAX {
                 spare.outputs.push(buffer);

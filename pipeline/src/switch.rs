@@ -162,7 +162,7 @@ impl<In, Out> Drop for Switch<In, Out> {
 impl<In, Out> Pipeline for Switch<In, Out> {
     type In = In;
     type Out = Out;
-    const MAKES_MESSAGES: bool = true; // or the stage above does, and is asked
+    const MAKES_MESSAGES: bool = true; // or what is above it counts them when it is called
 
     fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
         if self.door.is_asked() && self.settle(ch, out, Step::Ready) == Step::Held {

@@ -6,5 +6,6 @@ mod common;
 mod hostile;
 mod openssl;
 mod others;
+mod programs;
 mod reloading;
 mod server;

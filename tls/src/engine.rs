@@ -4,7 +4,7 @@
 //! rustls, so that data is only ever found where it is looked for: never while something is being encrypted.
 
 use bytes::Bytes;
-use perihelion_pipeline::{recycle_buffer, spare_buffer};
+use perihelion_pipeline::{Output, recycle_buffer, spare_buffer};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
@@ -20,16 +20,16 @@ pub(crate) trait Engine {
     fn receive(&mut self, bytes: &[u8]);
 
     /// Goes on with what was received, and appends what is to be sent for it: after an error, the alert.
-    fn advance(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error>;
+    fn advance(&mut self, output: &mut Output) -> Result<Progress, Error>;
 
     /// Appends this, encrypted. Only when the handshake is done and [`advance`](Engine::advance) has no data.
-    fn seal(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<(), Error>;
+    fn seal(&mut self, plain: &[u8], output: &mut Output) -> Result<(), Error>;
 
     /// Appends a close_notify, after which nothing may be sealed. Without one where the handshake is not done.
-    fn close(&mut self, output: &mut Vec<u8>);
+    fn close(&mut self, output: &mut Output);
 
     /// Appends what changes the keys of what is sent from here on. TLS 1.3 only.
-    fn update_keys(&mut self, output: &mut Vec<u8>) -> Result<(), Error>;
+    fn update_keys(&mut self, output: &mut Output) -> Result<(), Error>;
 
     fn is_handshaking(&self) -> bool;
 
@@ -92,7 +92,7 @@ impl Connection for UnbufferedClientConnection {
 
 impl<C: Connection> Rustls<C> {
     /// Goes on until there is data, nothing left to do, or an error. What is left to do is `Starved`.
-    fn step(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error> {
+    fn step(&mut self, output: &mut Output) -> Result<Progress, Error> {
         loop {
             let UnbufferedStatus { mut discard, state } = self.connection.process(self.incoming.shown());
             let progress = match state {
@@ -124,7 +124,7 @@ impl<C: Connection> Rustls<C> {
     }
 
     /// After an error. What has failed must not be looked at again, or rustls would send a second alert.
-    fn put_alert(&mut self, output: &mut Vec<u8>) {
+    fn put_alert(&mut self, output: &mut Output) {
         while self.connection.common().wants_write()
             && let Ok(ConnectionState::EncodeTlsData(data)) =
                 self.connection.process(self.incoming.shown()).state
@@ -136,8 +136,8 @@ impl<C: Connection> Rustls<C> {
     /// Runs `call` as soon as data can be encrypted.
     fn when_writable<R>(
         &mut self,
-        output: &mut Vec<u8>,
-        mut call: impl FnMut(rustls::unbuffered::WriteTraffic<'_, C::Data>, &mut Vec<u8>) -> R,
+        output: &mut Output,
+        mut call: impl FnMut(rustls::unbuffered::WriteTraffic<'_, C::Data>, &mut Output) -> R,
     ) -> Option<R> {
         loop {
             let UnbufferedStatus { discard, state } = self.connection.process(self.incoming.shown());
@@ -166,7 +166,7 @@ impl<C: Connection> Engine for Rustls<C> {
         self.incoming.push(bytes);
     }
 
-    fn advance(&mut self, output: &mut Vec<u8>) -> Result<Progress, Error> {
+    fn advance(&mut self, output: &mut Output) -> Result<Progress, Error> {
         loop {
             match self.step(output) {
                 Ok(Progress::Starved) if self.incoming.show_next() => {}
@@ -179,28 +179,20 @@ impl<C: Connection> Engine for Rustls<C> {
         }
     }
 
-    fn seal(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<(), Error> {
+    fn seal(&mut self, plain: &[u8], output: &mut Output) -> Result<(), Error> {
         self.when_writable(output, |mut traffic, output| {
-            append(output, sealed_len(plain.len()), |room| match traffic.encrypt(plain, room) {
-                Ok(n) => Ok(Ok(n)),
-                Err(EncryptError::InsufficientSize(needed)) => Err(needed.required_size),
-                Err(EncryptError::EncryptExhausted) => Ok(Err(Error::EncryptError)),
-            })
+            append(output, sealed_len(plain.len()), |room| traffic.encrypt(plain, room))
         })
         .unwrap_or(Err(Error::HandshakeNotComplete))
     }
 
-    fn close(&mut self, output: &mut Vec<u8>) {
+    fn close(&mut self, output: &mut Output) {
         self.when_writable(output, |mut traffic, output| {
-            append(output, ALERT_BYTES_MAX, |room| match traffic.queue_close_notify(room) {
-                Ok(n) => Ok(Ok(n)),
-                Err(EncryptError::InsufficientSize(needed)) => Err(needed.required_size),
-                Err(EncryptError::EncryptExhausted) => Ok(Err(Error::EncryptError)),
-            })
+            append(output, ALERT_BYTES_MAX, |room| traffic.queue_close_notify(room))
         });
     }
 
-    fn update_keys(&mut self, output: &mut Vec<u8>) -> Result<(), Error> {
+    fn update_keys(&mut self, output: &mut Output) -> Result<(), Error> {
         let updated = self.when_writable(output, |traffic, _| traffic.refresh_traffic_keys());
         self.when_writable(output, |_, _| ()); // appends the message
         updated.unwrap_or(Err(Error::HandshakeNotComplete))
@@ -229,33 +221,24 @@ fn sealed_len(plain: usize) -> usize {
     plain + plain.div_ceil(RECORD_BYTES_MAX) * OVERHEAD_BYTES
 }
 
-/// Appends what `fill` writes, which says how many bytes that are, or how many it needs.
-fn append<E>(
-    output: &mut Vec<u8>,
-    guess: usize,
-    mut fill: impl FnMut(&mut [u8]) -> Result<Result<usize, E>, usize>,
-) -> Result<(), E> {
-    let end = output.len();
-    let mut room = guess;
-    loop {
-        output.resize(end + room, 0);
-        match fill(&mut output[end..]) {
-            Ok(result) => {
-                output.truncate(end + *result.as_ref().unwrap_or(&0));
-                return result.map(drop);
-            }
-            Err(needed) => room = needed,
-        }
-    }
+/// Appends what `encrypt` writes, in as much room as this or as it asks for.
+fn append(
+    output: &mut Output,
+    room: usize,
+    mut encrypt: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), Error> {
+    let appended = match output.put_with(room, &mut encrypt) {
+        Err(EncryptError::InsufficientSize(needed)) => output.put_with(needed.required_size, encrypt),
+        appended => appended,
+    };
+    appended.map_err(|_| Error::EncryptError)
 }
 
-fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Vec<u8>) {
-    // It tells its size only by refusing to fit.
-    let _ = append(output, 0, |room| match data.encode(room) {
-        Ok(n) => Ok(Ok(n)),
-        Err(EncodeError::InsufficientSize(needed)) => Err(needed.required_size),
-        Err(error @ EncodeError::AlreadyEncoded) => Ok(Err(error)),
-    });
+fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Output) {
+    // It tells its size only by refusing to fit, and takes place only once.
+    if let Err(EncodeError::InsufficientSize(needed)) = data.encode(&mut []) {
+        let _ = output.put_with(needed.required_size, |room| data.encode(room));
+    }
 }
 
 /// Received bytes, in memory that rustls decrypts in place. Holds none while it is empty.

@@ -1,5 +1,6 @@
 //! A server's look at the ClientHello, before it decides by which rules to answer.
 
+use perihelion_pipeline::Output;
 use rustls::server::Acceptor;
 
 use crate::engine::{self, Engine};
@@ -46,7 +47,7 @@ impl Hello {
 
     /// Takes what came next; gives the connection when the ClientHello is whole. After an error, the alert is in the
     /// output.
-    pub(crate) fn read(&mut self, came: &[u8], output: &mut Vec<u8>) -> Result<Option<Handshake>, TlsError> {
+    pub(crate) fn read(&mut self, came: &[u8], output: &mut Output) -> Result<Option<Handshake>, TlsError> {
         self.bytes.extend_from_slice(came);
         let mut rest = came;
         loop {
@@ -55,7 +56,7 @@ impl Hello {
                     let hello = accepted.client_hello();
                     let server_name: Option<Box<str>> = hello.server_name().map(Into::into);
                     let Some(config) = self.tls.config_for(&hello) else {
-                        output.extend_from_slice(&fatal_alert(UNRECOGNIZED_NAME));
+                        output.put_slice(&fatal_alert(UNRECOGNIZED_NAME));
                         return Err(TlsError::UnknownName(server_name.unwrap_or_default().into()));
                     };
                     let mut engine = engine::server(config)?;
@@ -69,9 +70,9 @@ impl Hello {
                 },
                 Err((error, mut alert)) => {
                     let before = output.len();
-                    let _ = alert.write_all(output); // a `Vec` takes everything
+                    let _ = alert.write_all(output); // an output takes everything
                     if output.len() == before {
-                        output.extend_from_slice(&fatal_alert(DECODE_ERROR));
+                        output.put_slice(&fatal_alert(DECODE_ERROR));
                     }
                     return Err(error.into());
                 }

@@ -133,7 +133,7 @@ impl Tls {
             engine.receive(input.as_slice());
             input.advance(input.len());
         }
-        let progress = engine.advance(wire.output().put_buf())?;
+        let progress = engine.advance(wire.output())?;
         if let State::Handshake(handshake) = &mut self.state {
             if !handshake.engine.is_handshaking() {
                 self.establish(wire)?;
@@ -183,7 +183,7 @@ impl Tls {
     fn read_hello(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<(), TlsError> {
         let State::Hello(hello) = &mut self.state else { return Ok(()) };
         let limit = self.limits.bytes;
-        match hello.read(&input.take_all(), wire.output().put_buf())? {
+        match hello.read(&input.take_all(), wire.output())? {
             Some(handshake) => {
                 self.state = State::Handshake(Box::new(handshake));
                 Ok(())
@@ -234,7 +234,7 @@ impl Tls {
     /// Encrypts and sends.
     fn send(&mut self, wire: &mut Wire<'_>, plain: &[u8]) -> Result<(), TlsError> {
         match &mut self.state {
-            State::Open(engine) if !plain.is_empty() => Ok(engine.seal(plain, wire.output().put_buf())?),
+            State::Open(engine) if !plain.is_empty() => Ok(engine.seal(plain, wire.output())?),
             State::Plain => {
                 wire.output().put_slice(plain);
                 Ok(())
@@ -248,7 +248,7 @@ impl Tls {
         let State::Open(engine) = &mut self.state else { return Ok(()) };
         if !self.written.is_empty() {
             let written = std::mem::take(&mut self.written);
-            let sealed = engine.seal(&written, wire.output().put_buf());
+            let sealed = engine.seal(&written, wire.output());
             recycle_buffer(written);
             sealed?;
         }
@@ -259,7 +259,7 @@ impl Tls {
         if let State::Open(engine) = &mut self.state
             && self.outbound != Half::Ended
         {
-            engine.close(wire.output().put_buf());
+            engine.close(wire.output());
         }
         self.outbound = Half::Ended;
     }
@@ -324,7 +324,7 @@ impl Protocol for Tls {
         wire.set_timer(DEADLINE, self.limits.time);
         if let State::Fresh(Side::Client { config, name }) = &self.state {
             let mut engine = engine::client(Arc::clone(config), name.clone()).map_err(TlsError::from)?;
-            engine.advance(wire.output().put_buf()).map_err(TlsError::from)?; // the ClientHello
+            engine.advance(wire.output()).map_err(TlsError::from)?; // the ClientHello
             self.state = State::Handshake(Box::new(Handshake { engine, received: 0, server_name: None }));
         }
         Ok(())
@@ -339,7 +339,7 @@ impl Protocol for Tls {
             Operation::Event(mut event) if event.get::<UpdateKeys>().is_some() => {
                 event.take::<UpdateKeys>();
                 if let State::Open(engine) = &mut self.state {
-                    engine.update_keys(wire.output().put_buf()).map_err(TlsError::from)?;
+                    engine.update_keys(wire.output()).map_err(TlsError::from)?;
                 }
                 Ok(None)
             }

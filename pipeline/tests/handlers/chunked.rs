@@ -178,8 +178,7 @@ fn chunked_writes_that_are_replaced_leave_nothing_behind() {
     let (key, sources) = (SlotKey::new(), Sources::default());
     let items = vec![sources.make(&[const { None }; 10], false), Bytes::from("behind").into()];
     let tail = Writes { items, promises: Rc::default(), closes: false };
-    let mut host = Host::new(transport().slot(&key, ChunkedWrites::new()).tail(tail));
-    host.keeps_back = true;
+    let mut host = Host::keeping_back(transport().slot(&key, ChunkedWrites::new()).tail(tail));
     host.feed("go").turn();
     key.replace(ChunkedWrites::new()).unwrap();
     host.feed("on").run();

@@ -115,8 +115,7 @@ proptest! {
             .then(Shaping::both(TokenBucket::shared(rate_in, burst_in), TokenBucket::shared(rate_out, burst_out)))
             .then(Recorder { reads: arrived.clone(), writes: Passed::default() })
             .tail(Echo);
-        let mut host = Host::new(pipeline);
-        host.keeps_back = true;
+        let mut host = Host::keeping_back(pipeline);
         for (piece, gap) in cut(&payload, &sizes).into_iter().zip(gaps.iter().cycle()) {
             host.advance(ms(*gap)).feed(piece).run();
         }
@@ -230,8 +229,7 @@ fn a_promise_and_a_close_wait_for_what_is_kept_back() {
     }
     let written: Rc<RefCell<Option<Written>>> = Rc::default();
     let shaping = Shaping::outbound(TokenBucket::shared(1000, 100));
-    let mut host = Host::new(transport().then(shaping).tail(Promising(Rc::clone(&written))));
-    host.keeps_back = true;
+    let mut host = Host::keeping_back(transport().then(shaping).tail(Promising(Rc::clone(&written))));
     host.feed([7; 1100]).run();
     let is_written = || {
         let mut written = written.borrow_mut();
@@ -265,8 +263,7 @@ fn channels_share_a_bucket_in_turns() {
 fn shaping_that_is_taken_away_hands_on_what_it_keeps() {
     let key = SlotKey::new();
     let shaping = Shaping::outbound(TokenBucket::shared(1000, 100));
-    let mut host = Host::new(transport().slot(&key, shaping).tail(Echo));
-    host.keeps_back = true;
+    let mut host = Host::keeping_back(transport().slot(&key, shaping).tail(Echo));
     host.feed([0; 10_000]).run();
     assert_eq!(host.sent.len(), 100);
     key.remove().unwrap();

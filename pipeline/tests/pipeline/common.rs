@@ -35,6 +35,8 @@ pub(crate) struct Host {
     /// Runs in each turn, as tasks do; true when it did something.
     pub(crate) task: Box<dyn FnMut() -> bool>,
     again: bool,
+    /// How many messages were made.
+    pub(crate) messages: u64,
     /// The reason of the close, once the channel is closed.
     pub(crate) closed: Option<Option<String>>,
 }
@@ -106,6 +108,7 @@ impl Host {
             keeps_back: false,
             task: Box::new(|| false),
             again: false,
+            messages: 0,
             closed: None,
         }
     }
@@ -244,6 +247,7 @@ impl Host {
             assert_eq!(self.runner.queued(), unsent, "every byte counts once, on all levels");
         }
         let messages = self.channel.take_messages();
+        self.messages += messages;
         assert!(messages <= self.limits.messages_per_turn.into(), "{messages} messages in one turn");
         if self.runner.is_closing() && self.in_flight.is_empty() && self.closed.is_none() {
             let why = self.runner.closed(&mut self.channel);

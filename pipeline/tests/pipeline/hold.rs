@@ -55,8 +55,7 @@ impl Tail for Promising {
 #[test]
 fn nothing_overtakes_what_is_held() {
     let log = Log::default();
-    let mut host = Host::new(codec(length()).then(Slowly::default()).tail(Promising(log.clone())));
-    host.keeps_back = true;
+    let mut host = Host::keeping_back(codec(length()).then(Slowly::default()).tail(Promising(log.clone())));
     host.feed(frames(&["a", "b"])).feed_end().run();
     assert_eq!(log.take(), ["false", "false"]);
     assert_eq!((host.sent.len(), &host.closed), (0, &None), "the close waits behind the messages");
@@ -81,8 +80,7 @@ fn what_is_held_counts_towards_the_water_marks() {
 
 #[test]
 fn what_is_held_is_lost_with_the_channel_and_not_before() {
-    let mut host = Host::new(codec(length()).then(Slowly::default()).tail(Echo));
-    host.keeps_back = true;
+    let mut host = Host::keeping_back(codec(length()).then(Slowly::default()).tail(Echo));
     host.feed(frame("a")).run();
     host.fail(Error::msg("a reset"));
     assert_eq!(host.closed, Some(Some("a reset".into())));

@@ -273,3 +273,39 @@ fn large_frames_pass_every_level_whole() {
     host.feed(&plain).run();
     assert_eq!(host.sent, plain);
 }
+
+/// Asks for a message when it is told to, and notes what it reads.
+struct OneByOne(Log);
+
+struct Another;
+
+impl Tail for OneByOne {
+    type In = String;
+    type Out = String;
+    fn event(&mut self, cx: &mut Context<'_, String>, event: &mut Event) -> Result<()> {
+        if event.take::<Another>().is_some() {
+            cx.read_one();
+        }
+        Ok(())
+    }
+    fn read(&mut self, _cx: &mut Context<'_, String>, line: String) -> Result<()> {
+        self.0.add(line);
+        Ok(())
+    }
+}
+
+#[test]
+fn demand_and_counters_are_of_messages_not_of_what_they_are_made_of() {
+    let log = Log::default();
+    let limits = Limits { auto_read: false, ..Limits::default() };
+    let pipeline = codec(Raw).then(Pass::default()).codec(Lines::lf(100)).tail(OneByOne(log.clone()));
+    let mut host = Host::with_limits(pipeline, limits);
+    host.feed("one\ntwo\nthr").feed("ee\nfour\n").run();
+    assert!(log.take().is_empty());
+    for line in ["one", "two", "three", "four"] {
+        host.event(Another);
+        host.run();
+        assert_eq!(log.take(), [line]);
+    }
+    assert_eq!(host.messages, 4);
+}

@@ -23,3 +23,23 @@ fn an_output_gives_the_pieces_in_order_and_counts_them() {
     output.put_buf(); // and nothing into it
     assert!(output.is_empty() && output.pop().is_none());
 }
+
+#[test]
+fn what_is_filled_in_place_is_appended_and_an_error_appends_nothing() {
+    let mut output = Output::default();
+    for n in 0..100usize {
+        // The room begins with anything: with what was in the buffer before, perhaps.
+        let fill = |room: &mut [u8]| {
+            assert_eq!(room.len(), n + 10);
+            room[..n].fill(n as u8);
+            Ok::<_, ()>(n)
+        };
+        output.put_with(n + 10, fill).unwrap();
+        assert_eq!(output.put_with(1000, |_| Err("no")), Err("no"));
+        output.put_slice(b"|");
+        assert_eq!(output.len(), n + 1);
+        let segment = output.pop().unwrap();
+        assert_eq!(segment.as_ref(), [&vec![n as u8; n][..], b"|"].concat());
+        segment.recycle();
+    }
+}

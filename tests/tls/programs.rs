@@ -1,0 +1,85 @@
+//! `echo` over TLS, as a user starts it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::authority::Authority;
+use crate::common::{Limit, Program};
+
+/// Cargo builds examples beside the tests.
+fn echo() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/echo");
+    assert!(path.exists(), "there is no {}: run `cargo build --examples` first", path.display());
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_echo_server_speaks_tls() {
+    let _limit = Limit::new();
+    let authority = Authority::new();
+    let (identity, ada) = (authority.issue("localhost"), authority.issue("ada.example"));
+    let ca = authority.ca();
+    let arguments =
+        ["--listen", "tls://127.0.0.1:0", "--codec", "lines", "--alpn", "one,two", "--optional-tls"];
+    let arguments =
+        [&arguments[..], &["--cert", text(&identity.cert), "--key", text(&identity.key)]].concat();
+    let (program, line) = Program::start(&echo(), &[&arguments[..], &["--client-ca", text(&ca)]].concat());
+    let address = line.strip_prefix("listening on tls://").unwrap_or_else(|| panic!("{line}"));
+    let address = address.split_whitespace().next().unwrap();
+
+    let mut client = Command::new("sh")
+        .args(["-c", "(echo hello; sleep 1) | openssl s_client -connect \"$@\" 2>&1", "sh", address])
+        .args(["-CAfile", text(&ca), "-cert", text(&ada.cert), "-key", text(&ada.key), "-alpn", "two"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut plain = std::net::TcpStream::connect(address).unwrap();
+    plain.write_all(b"plain\n").unwrap();
+    let mut answer = [0; 6];
+    std::io::Read::read_exact(&mut plain, &mut answer).unwrap();
+    assert_eq!(&answer, b"plain\n", "it is served without TLS too");
+    drop(plain);
+    client.wait().unwrap();
+    let mut output = String::new();
+    std::io::Read::read_to_string(client.stdout.as_mut().unwrap(), &mut output).unwrap();
+    assert!(output.contains("hello\n") && output.contains("ALPN protocol: two"), "{output}");
+
+    program.signal("TERM");
+    let (code, said) = program.wait();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("served 2 connections and 2 messages\n"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_the_certificate_is_said_with_the_names_of_the_files() {
+    let _limit = Limit::new();
+    let authority = Authority::new();
+    let (one, other) = (authority.issue("one"), authority.issue("other"));
+    let listen = ["--listen", "tls://127.0.0.1:0"];
+    for (arguments, code, parts) in [
+        (&[][..], 1, &["--cert FILE", "--key FILE"][..]),
+        (&["--cert", text(&one.cert)], 2, &["--key"]),
+        (&["--alpn", "one"], 2, &["--cert"]),
+        (&["--cert", "/nowhere.pem", "--key", text(&one.key)], 1, &["/nowhere.pem", "No such file"]),
+        (&["--cert", text(&one.key), "--key", text(&one.key)], 1, &[text(&one.key), "no certificate"]),
+        (
+            &["--cert", text(&one.cert), "--key", text(&other.key)],
+            1,
+            &[text(&one.cert), text(&other.key), "does not belong"],
+        ),
+    ] {
+        let (found, said) = Program::start(&echo(), &[&listen, arguments].concat()).0.wait();
+        assert_eq!(found, Some(code), "{said}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+    let arguments = ["--listen", "127.0.0.1:0", "--cert", text(&one.cert), "--key", text(&one.key)];
+    let (code, said) = Program::start(&echo(), &arguments).0.wait();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("tls://HOST:PORT"), "{said}");
+}
