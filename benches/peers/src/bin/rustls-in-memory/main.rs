@@ -12,9 +12,10 @@ mod sides;
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use core_affinity::CoreId;
-use serde_json::Value;
+use rustls::HandshakeKind;
+use serde_json::{Value, json};
 
 use sides::Sides;
 
@@ -26,6 +27,9 @@ struct Cli {
     /// CPU to pin to.
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,
+    /// Measures this only; may be given more than once.
+    #[arg(long, value_enum)]
+    only: Vec<What>,
     /// The size of a message, in bytes; may be given more than once.
     #[arg(long = "size", value_name = "N", default_values_t = [64, 16 << 10])]
     sizes: Vec<usize>,
@@ -40,6 +44,17 @@ struct Cli {
     json: bool,
 }
 
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum What {
+    /// Decrypting a message and encrypting it again.
+    Echo,
+    /// Handshakes.
+    Full,
+    /// Handshakes that resume a session.
+    Resumed,
+}
+
 fn main() -> Result<(), Error> {
     let cli = Cli::parse();
     if let Some(id) = cli.cpu
@@ -50,7 +65,7 @@ fn main() -> Result<(), Error> {
     let sides = Sides::new()?;
     let results = match cli.idle {
         Some(count) => sides.idle(count)?,
-        None => sides.costs(&cli.sizes, Duration::from_millis(cli.duration_ms))?,
+        None => costs(&cli, &sides)?,
     };
     if cli.json {
         println!("{results:#}");
@@ -58,6 +73,27 @@ fn main() -> Result<(), Error> {
         print_as_text(&results);
     }
     Ok(())
+}
+
+fn costs(cli: &Cli, sides: &Sides) -> Result<Value, Error> {
+    let duration = Duration::from_millis(cli.duration_ms);
+    let wanted = |what| cli.only.is_empty() || cli.only.contains(&what);
+    let mut results = json!({});
+    if wanted(What::Echo) {
+        for &size in &cli.sizes {
+            results["echo"][size.to_string()]["cpu_us"] = sides.echo(size, duration)?.into();
+        }
+    }
+    for (what, name, kind) in [
+        (What::Full, "full", HandshakeKind::Full),
+        (What::Resumed, "resumed", HandshakeKind::Resumed),
+    ] {
+        if wanted(what) {
+            let cpu_us = sides.handshakes(kind, duration)?;
+            results["handshakes"][name] = json!({ "cpu_us": cpu_us, "per_second": 1e6 / cpu_us });
+        }
+    }
+    Ok(results)
 }
 
 /// Each result in a line, with its path: `echo 64 cpu_us 0.8`.

@@ -1,10 +1,9 @@
 //! The measurements.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peers::BUFFER_SIZE;
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::HandshakeKind;
 use serde_json::{Value, json};
 
 use crate::Error;
@@ -19,22 +18,8 @@ const OVERHEAD_BYTES_MAX: usize = 64;
 const WARM_UP: usize = 200;
 
 impl Sides {
-    /// The CPU time of a server's half: of an echo of each size, and of handshakes.
-    pub fn costs(&self, sizes: &[usize], duration: Duration) -> Result<Value, Error> {
-        let mut echo = json!({});
-        for &size in sizes {
-            let cpu_us = self.echo(size, duration)?;
-            echo[size.to_string()] = json!({ "cpu_us": cpu_us });
-        }
-        let full = self.handshakes(&self.forgetful_client, HandshakeKind::Full, duration)?;
-        let resumed = self.handshakes(&self.client, HandshakeKind::Resumed, duration)?;
-        let handshake = |cpu_us: f64| json!({ "cpu_us": cpu_us, "per_second": 1e6 / cpu_us });
-        let handshakes = json!({ "full": handshake(full), "resumed": handshake(resumed) });
-        Ok(json!({ "echo": echo, "handshakes": handshakes }))
-    }
-
     /// The server's CPU time for decrypting a message and encrypting it again, in microseconds.
-    fn echo(&self, size: usize, duration: Duration) -> Result<f64, Error> {
+    pub fn echo(&self, size: usize, duration: Duration) -> Result<f64, Error> {
         let mut pair = self.connect(&self.forgetful_client, &mut Stopwatch::default())?;
         let message = vec![b'm'; size];
         // As many as a server might have received at once, and no more than stays in the cache.
@@ -69,12 +54,11 @@ impl Sides {
 
     /// The server's CPU time for a handshake of this kind, from the connection's making to its
     /// end, in microseconds.
-    fn handshakes(
-        &self,
-        client: &Arc<ClientConfig>,
-        kind: HandshakeKind,
-        duration: Duration,
-    ) -> Result<f64, Error> {
+    pub fn handshakes(&self, kind: HandshakeKind, duration: Duration) -> Result<f64, Error> {
+        let client = match kind {
+            HandshakeKind::Resumed => &self.client,
+            _ => &self.forgetful_client,
+        };
         self.connect(client, &mut Stopwatch::default())?; // for the first tickets
         let (mut count, mut watch, start) = (0, Stopwatch::default(), Instant::now());
         while start.elapsed() < duration {
