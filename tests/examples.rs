@@ -6,7 +6,6 @@ use common::*;
 use perihelion::prelude::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 
 fn server_toml() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/server.toml")).unwrap()
@@ -47,22 +46,8 @@ fn the_configuration_example_names_every_key() {
     assert_eq!(Config::parse(&text).unwrap().tcp.linger_s, Some(1));
 }
 
-/// Cargo builds examples beside the tests.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
-    assert!(path.exists(), "there is no {}: run `cargo build --examples` first", path.display());
-    path
-}
-
 fn echo(arguments: &[&str]) -> (Program, String) {
     Program::start(&example("echo"), arguments)
-}
-
-/// The address in the ready line.
-fn address_in(line: &str) -> SocketAddr {
-    let rest = line.strip_prefix("listening on tcp://").unwrap_or_else(|| panic!("`{line}`"));
-    rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -139,19 +124,8 @@ fn the_echo_client_prints_what_comes_back() {
     let _limit = Limit::new();
     let (server, line) = echo(&["--listen", V4, "--codec", "lines"]);
     let address = address_in(&line).to_string();
-    let mut client = std::process::Command::new(example("echo-client"))
-        .arg(&address)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
     let lines: String = (0..1000).map(|number| format!("line {number}\n")).collect();
-    let mut input = client.stdin.take().unwrap();
-    let sent = lines.clone();
-    std::thread::spawn(move || input.write_all(sent.as_bytes()).unwrap());
-    let output = client.wait_with_output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), lines);
+    assert_eq!(run_on(&example("echo-client"), &[&address], &lines), (Some(0), lines, String::new()));
     server.signal("TERM");
     assert_eq!(server.wait().0, Some(0));
 }

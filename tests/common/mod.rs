@@ -17,7 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use journal::{Journal, Notes};
-pub(crate) use process::{Program, alone, descriptors, in_child, in_child_where, in_child_with, threads};
+pub(crate) use process::{
+    Program, address_in, alone, descriptors, example, in_child, in_child_where, in_child_with, run_on,
+    threads,
+};
 
 /// A test that takes longer is stuck.
 const LIMIT: Duration = Duration::from_secs(120);

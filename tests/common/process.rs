@@ -1,8 +1,9 @@
 //! Processes: what this one holds, this test again in one of its own, and programs.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -64,6 +65,38 @@ pub(crate) fn in_child_where(variable: &str, value: impl AsRef<OsStr>, child: im
         command
     };
     in_child_with(variable, set, child);
+}
+
+/// Cargo builds examples beside the tests.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
+    assert!(path.exists(), "there is no {}: run `cargo build --examples` first", path.display());
+    path
+}
+
+/// The address in an example's ready line.
+pub(crate) fn address_in(line: &str) -> SocketAddr {
+    let rest = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("`{line}`"));
+    let (_scheme, rest) = rest.split_once("://").unwrap_or_else(|| panic!("`{line}`"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Runs a program on this input, and gives its exit code, what it prints, and what it says beside that.
+pub(crate) fn run_on(path: &Path, arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut child = Command::new(path)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_owned());
+    // It may end before it has read all.
+    let feeder = thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 /// A program that runs until it is told to end. Dropped, it is killed.

@@ -22,6 +22,17 @@ pub struct Address {
 }
 
 impl Address {
+    /// The host, as it was written: a name or an IP address, an IPv6 address in brackets.
+    pub fn host(&self) -> &str {
+        self.split().0
+    }
+
+    /// Host and port.
+    fn split(&self) -> (&str, &str) {
+        // It was looked at when it was parsed.
+        self.authority.rsplit_once(':').unwrap_or((&self.authority, ""))
+    }
+
     /// The IP addresses that the host has, each with the port. Blocks while a name is looked up.
     ///
     /// # Errors
@@ -65,8 +76,7 @@ impl From<&Address> for Target {
         if let Ok(address) = address.authority.parse() {
             return Target::Address(address);
         }
-        // It was looked at when it was parsed.
-        let (host, port) = address.authority.rsplit_once(':').unwrap_or((&address.authority, ""));
+        let (host, port) = address.split();
         Target::Name { host: host.into(), port: port.parse().unwrap_or(0) }
     }
 }
@@ -108,6 +118,15 @@ mod tests {
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(why) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_given_as_it_was_written() {
+        for (text, host) in
+            [("tcp://example.org:1", "example.org"), ("127.0.0.1:1", "127.0.0.1"), ("[::1]:1", "[::1]")]
+        {
+            assert_eq!(text.parse::<Address>().unwrap().host(), host);
         }
     }
 
