@@ -159,6 +159,12 @@ impl Channel {
         self.link.get()
     }
 
+    /// Whether the channel reads on though it is unwritable: for a stage that keeps back what is written until
+    /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
+    pub fn set_needs_input(&mut self, needs_input: bool) {
+        self.link.set_needs_input(needs_input);
+    }
+
     /// Wakes this channel: a stage that waits is then asked for `more`.
     pub fn waker(&self) -> &Waker {
         &self.waker

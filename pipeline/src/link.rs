@@ -27,6 +27,10 @@ pub(crate) struct Link {
     stops: Stops,
     demand: Demand,
     writing: Writing,
+    /// Fewer bytes than the high-water mark wait, or have waited since there were few enough.
+    writable: bool,
+    /// A stage must read on before it can send what it holds.
+    needs_input: bool,
     /// Whether a stage makes the channel wait.
     waits: bool,
     /// The stage that was named last.
@@ -113,6 +117,8 @@ impl Link {
             stops: Stops::default(),
             demand: Demand::Auto,
             writing: Writing::Open,
+            writable: true,
+            needs_input: false,
             waits: false,
             stages: 0,
             rare: None,
@@ -171,6 +177,21 @@ impl Link {
     pub(crate) fn count(&mut self, before: usize, after: usize, limits: &Limits) {
         self.queued = self.queued + after - before;
         if self.queued > limits.high_water_bytes {
+            self.writable = false;
+            self.stop_if_unwritable();
+        }
+    }
+
+    /// Whether a stage must read on before it can send what it holds: then the channel reads though it is unwritable.
+    pub(crate) fn set_needs_input(&mut self, needs_input: bool) {
+        self.needs_input = needs_input;
+        self.stop_if_unwritable();
+    }
+
+    fn stop_if_unwritable(&mut self) {
+        if self.writable || self.needs_input {
+            self.stops.clear(Stops::UNWRITABLE);
+        } else {
             self.stops.set(Stops::UNWRITABLE);
         }
     }
@@ -186,7 +207,8 @@ impl Link {
         }
         let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
         if back {
-            self.stops.clear(Stops::UNWRITABLE);
+            self.writable = true;
+            self.stop_if_unwritable();
         }
         back
     }
@@ -222,7 +244,7 @@ impl Link {
 
     #[inline]
     pub(crate) fn is_writable(&self) -> bool {
-        !self.stops.has(Stops::UNWRITABLE)
+        self.writable
     }
 
     pub(crate) fn is_paused(&self) -> bool {

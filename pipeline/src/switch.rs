@@ -62,7 +62,9 @@ impl<In, Out> SwitchKey<In, Out> {
         Ok(())
     }
 
-    /// For tasks: switches between two messages.
+    /// For tasks: switches between two messages. What has come and is not decoded yet goes to the successor, but what
+    /// comes until then may still be the old stages': where that matters, they pause before the task begins, and the
+    /// successor resumes when it is opened.
     ///
     /// # Errors
     /// [`StageGone`](crate::StageGone), when the channel is closed.
@@ -174,8 +176,12 @@ impl<In, Out> Pipeline for Switch<In, Out> {
     }
 
     fn resume<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        let step = self.current.resume(ch, &mut (out as &mut dyn Outbound<Out>));
-        let step = self.settle(ch, out, step);
+        // What a task has asked for comes first: no byte is decoded by the old stages in between.
+        let mut step = self.settle(ch, out, Step::Ready);
+        if step == Step::Ready {
+            step = self.current.resume(ch, &mut (out as &mut dyn Outbound<Out>));
+            step = self.settle(ch, out, step);
+        }
         match self.waiting.take() {
             Some(msg) if step == Step::Ready => Pipeline::read(self, ch, out, msg),
             waiting => {

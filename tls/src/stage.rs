@@ -206,6 +206,7 @@ impl Tls {
     /// What was kept goes on its way, now that it is known how.
     fn release(&mut self, wire: &mut Wire<'_>) -> Result<(), TlsError> {
         wire.cancel_timer(DEADLINE);
+        wire.set_needs_input(false);
         wire.raise(Established);
         let written = std::mem::take(&mut self.written);
         wire.release(written.len());
@@ -322,6 +323,7 @@ impl Protocol for Tls {
 
     fn open(&mut self, wire: &mut Wire<'_>) -> Result<()> {
         wire.set_timer(DEADLINE, self.limits.time);
+        wire.set_needs_input(true);
         if let State::Fresh(Side::Client { config, name }) = &self.state {
             let mut engine = engine::client(Arc::clone(config), name.clone()).map_err(TlsError::from)?;
             engine.advance(wire.output()).map_err(TlsError::from)?; // the ClientHello

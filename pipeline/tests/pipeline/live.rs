@@ -232,6 +232,51 @@ fn no_byte_behind_a_switch_is_decoded_by_the_old_stages() {
     }
 }
 
+/// Reads one line, and gives its channel's demand away.
+struct OneLine(Rc<Cell<Option<DemandHandle>>>);
+
+impl Tail for OneLine {
+    type In = String;
+    type Out = String;
+    fn read(&mut self, cx: &mut Context<'_, String>, line: String) -> Result<()> {
+        cx.pause();
+        self.0.set(Some(cx.demand()));
+        cx.write(format!("ok {line}"))
+    }
+}
+
+/// Echoes, whether the stages before it had paused or not.
+struct Goes;
+
+impl Tail for Goes {
+    type In = Bytes;
+    type Out = Bytes;
+    fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.resume();
+        Ok(())
+    }
+    fn read(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        cx.write(msg)
+    }
+}
+
+#[test]
+fn a_task_that_switches_and_resumes_leaves_nothing_to_the_old_stages() {
+    for resumes in [false, true] {
+        let (key, demand) = (SwitchKey::new(), Rc::default());
+        let old = codec(Lines::lf(99)).tail(OneLine(Rc::clone(&demand)));
+        let mut host = Host::new(transport().switch(&key, old));
+        host.feed("first\nsecond\nthird").run();
+        assert_eq!(host.text(), "ok first\n");
+        key.request(transport().tail(Goes)).unwrap();
+        if resumes {
+            demand.take().unwrap().resume();
+        }
+        host.feed("\nfourth").run();
+        assert_eq!(host.text(), "ok first\nsecond\nthird\nfourth");
+    }
+}
+
 #[test]
 fn what_the_old_stages_wrote_goes_out_before_the_successor_begins() {
     let key = SwitchKey::new();

@@ -220,3 +220,41 @@ fn a_name_that_can_stand_in_no_certificate_is_refused() {
         keys.client(TLS13).connect(name).unwrap();
     }
 }
+
+#[test]
+fn more_than_the_water_marks_may_be_written_before_the_handshake_is_done() {
+    /// Writes a lot when it is open, and sees that it should stop.
+    struct Floods;
+    impl Tail for Floods {
+        type In = Bytes;
+        type Out = Bytes;
+        fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+            for n in 0..100 {
+                cx.write(vec![n; 10_000].into())?;
+                cx.flush()?;
+            }
+            assert!(!cx.is_writable());
+            cx.close_output()
+        }
+        fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+            Ok(())
+        }
+    }
+    let keys = Keys::new();
+    for cut in [1000, usize::MAX] {
+        let tls = keys.server(TLS13);
+        let mut host = Host::keeping_back(codec(tls.accept_optional()).codec(Raw).tail(Floods));
+        let mut client = Oracle::client(&keys);
+        client.talk(&mut host, cut);
+        assert_eq!(client.read.len(), 1_000_000);
+        assert!(client.has_ended);
+
+        let log = Log::default();
+        let mut server = Host::keeping_back(codec(tls.accept()).codec(Raw).tail(Notes(log)));
+        let stage = keys.client(TLS13).connect("localhost").unwrap();
+        let mut client = Host::keeping_back(codec(stage).codec(Raw).tail(Floods));
+        talk(&mut client, &mut server, cut);
+        assert_eq!(client.closed.flatten(), None, "no error");
+        assert!(server.sent.len() > 1_000_000, "it has echoed everything");
+    }
+}
