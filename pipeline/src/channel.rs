@@ -47,6 +47,8 @@ pub struct Channel {
     waker: Waker,
     /// Messages made since the last [`take_messages`](Channel::take_messages).
     messages: u64,
+    /// Bytes that stages have unpacked.
+    unpacked: usize,
     /// Events that travelled to an end of a pipeline and were taken by nobody.
     untaken: u64,
     /// Events that stages have raised and that the stages above them have not seen.
@@ -159,6 +161,14 @@ impl Channel {
         self.link.get()
     }
 
+    /// This stage has unpacked so many bytes of what was received: decrypted or decompressed them into fresh memory.
+    /// When channels have unpacked a lot, the event loop sees to it that what comes of it is sent before there is
+    /// more, and while it is still in the processor's cache.
+    #[inline]
+    pub fn unpacked(&mut self, bytes: usize) {
+        self.unpacked += bytes;
+    }
+
     /// Whether the channel reads on though it is unwritable: for a stage that keeps back what is written until
     /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
     pub fn set_needs_input(&mut self, needs_input: bool) {
@@ -252,6 +262,7 @@ impl Channel {
             now: Instant::now(),
             waker,
             messages: 0,
+            unpacked: 0,
             untaken: 0,
             raised: VecDeque::new(),
             link: Box::new(Link::new(&limits)),
@@ -269,6 +280,12 @@ impl Channel {
     /// How many messages were made since the last call.
     pub fn take_messages(&mut self) -> u64 {
         std::mem::take(&mut self.messages)
+    }
+
+    /// How many bytes stages have unpacked since the last call.
+    #[inline]
+    pub fn take_unpacked(&mut self) -> usize {
+        std::mem::take(&mut self.unpacked)
     }
 
     /// How many events were taken by no stage since the last call.

@@ -29,6 +29,8 @@ pub struct Io {
     /// Who asked for the end of the turn.
     pub(crate) finishing: Vec<EndpointId>,
     pub(crate) notices: VecDeque<Box<dyn Any>>,
+    /// Bytes that endpoints have unpacked in this turn.
+    pub(crate) unpacked: usize,
     pub(crate) stopping: bool,
 }
 
@@ -41,6 +43,7 @@ impl Io {
             opened: Vec::new(),
             finishing: Vec::new(),
             notices: VecDeque::new(),
+            unpacked: 0,
             stopping: false,
         }
     }
@@ -54,6 +57,13 @@ impl Io {
     #[inline]
     pub fn now(&self) -> Instant {
         self.local.now.get()
+    }
+
+    /// An endpoint has decrypted or decompressed so many bytes of what it has received. When they are
+    /// [many](crate::RuntimeConfig::unpacked_bytes_per_turn), the turn ends.
+    #[inline]
+    pub fn unpacked(&mut self, bytes: usize) {
+        self.unpacked += bytes;
     }
 
     /// What the event loop has found of the kernel, and uses.

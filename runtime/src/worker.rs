@@ -176,7 +176,12 @@ impl Worker {
     }
 
     fn complete(&mut self) {
-        while let Some((id, completion)) = self.io.driver.next() {
+        self.io.unpacked = 0;
+        // What comes of unpacked bytes is sent before there are more: what is larger than the processor's cache goes
+        // through memory, there and back.
+        while self.io.unpacked < self.config.runtime.unpacked_bytes_per_turn
+            && let Some((id, completion)) = self.io.driver.next()
+        {
             self.call(id, |endpoint, io| endpoint.complete(io, completion));
         }
     }

@@ -142,7 +142,10 @@ impl Tls {
             }
         }
         match progress {
-            Progress::Data(bytes) => Ok(Flow::Next(bytes)),
+            Progress::Data(bytes) => {
+                wire.unpacked(bytes.len());
+                Ok(Flow::Next(bytes))
+            }
             Progress::Ended => {
                 self.inbound = Half::Ended;
                 input.end();

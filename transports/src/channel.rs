@@ -273,7 +273,11 @@ impl Endpoint for Channel {
             Completion::Received(bytes) => {
                 // A channel that closes throws away what still comes.
                 if self.state == State::Open {
-                    self.run(io, |runner, ch| runner.received(ch, bytes));
+                    let unpacked = self.run(io, |runner, ch| {
+                        runner.received(ch, bytes);
+                        ch.take_unpacked()
+                    });
+                    io.unpacked(unpacked);
                     self.ask_finish(io);
                 }
             }

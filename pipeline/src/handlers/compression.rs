@@ -169,10 +169,11 @@ impl<A: Algorithm> Protocol for Compression<A> {
     type Frame = Bytes;
     type Item = Bytes;
 
-    fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<Bytes>> {
+    fn read(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<Bytes>> {
         while !input.is_empty() || self.may_have_more {
             let piece = self.decompress(input)?;
             if !piece.is_empty() {
+                wire.unpacked(piece.len());
                 return Ok(Flow::Next(piece.into()));
             }
         }

@@ -52,6 +52,8 @@ pub struct RuntimeConfig {
     pub spin_us: u32,
     /// Completions that are handled before other work gets its turn.
     pub completions_per_turn: usize,
+    /// Bytes that are decrypted or decompressed before what comes of them is sent.
+    pub unpacked_bytes_per_turn: usize,
     /// Task polls before other work gets its turn.
     pub tasks_per_turn: usize,
     /// Messages that a worker's mailbox holds.
@@ -185,6 +187,7 @@ impl Default for RuntimeConfig {
             driver: DriverChoice::Auto,
             spin_us: 0,
             completions_per_turn: 512,
+            unpacked_bytes_per_turn: 64 * 1024,
             tasks_per_turn: 128,
             mailbox_messages: 4096,
             blocking_threads: 4,
@@ -293,6 +296,7 @@ impl Config {
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
+        at_least("runtime.unpacked_bytes_per_turn", runtime.unpacked_bytes_per_turn as u64, 1)?;
         at_least("runtime.tasks_per_turn", runtime.tasks_per_turn as u64, 1)?;
         at_least("runtime.mailbox_messages", runtime.mailbox_messages as u64, 1)?;
         in_range("runtime.blocking_threads", runtime.blocking_threads as u64, 1..=1024)?;
