@@ -15,8 +15,8 @@ pub(crate) const KEPT_BYTES_MAX: usize = 64 * 1024;
 const KEPT_SEGMENTS_MAX: usize = 64;
 /// How many buffers of a kind are kept.
 const KEPT_MAX: usize = 256;
-/// How many gather buffers are looked at before a fresh one is made: those in front may still be shared by frames.
-const LOOKED_AT_MAX: usize = 4;
+/// How many gather buffers are looked at before a fresh one is made: the newest may still be shared by frames.
+const LOOKED_AT_MAX: usize = 8;
 
 struct Spare {
     outputs: Vec<Vec<u8>>,
@@ -39,18 +39,19 @@ fn with<R>(call: impl FnOnce(&mut Spare) -> R) -> Option<R> {
     SPARE.try_with(|spare| call(&mut spare.borrow_mut())).ok()
 }
 
-/// An empty buffer with capacity, for a stage that puts bytes together. Given back with [`recycle_buffer`], it costs no
-/// allocation the next time.
+/// An empty buffer with room for so many bytes, for a stage that puts bytes together. Given back with
+/// [`recycle_buffer`], it costs no allocation the next time.
 #[must_use]
-pub fn spare_buffer() -> Vec<u8> {
-    let mut buffer = Vec::new();
-    lend_output(&mut buffer);
-    buffer
+pub fn spare_buffer(capacity: usize) -> BytesMut {
+    gather(capacity)
 }
 
-/// Takes back a buffer of [`spare_buffer`]; what is in it is lost.
-pub fn recycle_buffer(buffer: Vec<u8>) {
-    give_output(buffer);
+/// Takes back a buffer of [`spare_buffer`]; what is in it is lost. What was split off it may still live: it is used
+/// again when all of that is gone.
+pub fn recycle_buffer(buffer: BytesMut) {
+    if buffer.capacity() <= KEPT_BYTES_MAX {
+        give_gather(buffer);
+    }
 }
 
 /// Puts an empty buffer with capacity where there is none.
@@ -103,11 +104,12 @@ pub(crate) fn give_segments(segments: Segments) {
 pub(crate) fn gather(capacity: usize) -> BytesMut {
     with(|spare| {
         for _ in 0..spare.gathers.len().min(LOOKED_AT_MAX) {
-            let mut buffer = spare.gathers.pop_front()?;
+            // The newest is in the processor's cache, if anything is.
+            let mut buffer = spare.gathers.pop_back()?;
             if buffer.try_reclaim(capacity) {
                 return Some(buffer);
             }
-            spare.gathers.push_back(buffer);
+            spare.gathers.push_front(buffer);
         }
         None
     })

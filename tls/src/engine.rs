@@ -1,9 +1,10 @@
 //! rustls, behind the little that the stage needs of it: the one file that knows how its connections work.
 //!
 //! It uses the unbuffered interface, which keeps no memory for an idle connection. One record at a time is shown to
-//! rustls, so that data is only ever found where it is looked for: never while something is being encrypted.
+//! rustls, so that data is only ever found where it is looked for: never while something is being encrypted. What it
+//! has decrypted shares the memory in which it came, unless somebody else has chosen its cryptography.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use perihelion_pipeline::{Output, recycle_buffer, spare_buffer};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
@@ -12,7 +13,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 use std::sync::Arc;
 
-use crate::Session;
+use crate::{Session, in_place};
 
 /// A TLS connection, of either side, without I/O.
 pub(crate) trait Engine {
@@ -94,14 +95,17 @@ impl<C: Connection> Rustls<C> {
     /// Goes on until there is data, nothing left to do, or an error. What is left to do is `Starved`.
     fn step(&mut self, output: &mut Output) -> Result<Progress, Error> {
         loop {
-            let UnbufferedStatus { mut discard, state } = self.connection.process(self.incoming.shown());
+            let shown = self.incoming.shown();
+            let (status, left) = in_place::during(shown.as_ptr_range(), || self.connection.process(shown));
+            let UnbufferedStatus { mut discard, state } = status;
             let progress = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => match traffic.next_record().transpose() {
-                    Ok(Some(record)) if !record.payload.is_empty() => {
+                    Ok(Some(record)) => {
                         discard += record.discard;
-                        Some(Ok(Progress::Data(Bytes::copy_from_slice(record.payload))))
+                        let copied = || Bytes::copy_from_slice(record.payload);
+                        Some(Ok(Progress::Data(left.as_ref().map_or_else(copied, |_| Bytes::new()))))
                     }
-                    Ok(_) => None,
+                    Ok(None) => None,
                     Err(error) => Some(Err(error)),
                 },
                 Ok(ConnectionState::EncodeTlsData(data)) => {
@@ -116,10 +120,18 @@ impl<C: Connection> Rustls<C> {
                 Ok(_) => Some(Ok(Progress::Starved)),
                 Err(error) => Some(Err(error)),
             };
-            self.incoming.discard(discard);
-            if let Some(progress) = progress {
-                return progress;
-            }
+            let record = self.incoming.discard(discard);
+            let Some(progress) = progress else { continue };
+            return match (progress, left) {
+                (Ok(Progress::Data(_)), Some(left)) if left.end <= record.len() => {
+                    Ok(Progress::Data(record.slice(left)))
+                }
+                // rustls is done with a record when it hands out its data.
+                (Ok(Progress::Data(_)), Some(_)) => {
+                    Err(Error::General("the data of a record that is still in use".into()))
+                }
+                (progress, _) => progress,
+            };
         }
     }
 
@@ -170,6 +182,10 @@ impl<C: Connection> Engine for Rustls<C> {
         loop {
             match self.step(output) {
                 Ok(Progress::Starved) if self.incoming.show_next() => {}
+                Ok(Progress::Starved) => {
+                    self.incoming.settle();
+                    return Ok(Progress::Starved);
+                }
                 Err(error) => {
                     self.put_alert(output);
                     return Err(error);
@@ -244,28 +260,23 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, output: &mut Output) {
 /// Received bytes, in memory that rustls decrypts in place. Holds none while it is empty.
 #[derive(Default)]
 struct Incoming {
-    bytes: Vec<u8>,
-    /// Before it, everything is done with.
-    start: usize,
-    /// Up to here rustls has been shown the bytes. Between the two stands what it wants to see again.
+    bytes: BytesMut,
+    /// Up to here rustls has been shown the bytes, and wants to see them again.
     shown: usize,
+    /// Whether data that was split off may still use the same memory.
+    shared: bool,
 }
 
 impl Incoming {
     fn push(&mut self, bytes: &[u8]) {
         if self.bytes.capacity() == 0 {
-            self.bytes = spare_buffer();
-        }
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.shown -= self.start;
-            self.start = 0;
+            self.bytes = spare_buffer(bytes.len());
         }
         self.bytes.extend_from_slice(bytes);
     }
 
     fn shown(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..self.shown]
+        &mut self.bytes[..self.shown]
     }
 
     /// Shows the next record. False: it has not come whole.
@@ -283,11 +294,26 @@ impl Incoming {
         true
     }
 
-    fn discard(&mut self, n: usize) {
-        self.start += n;
-        if self.start == self.bytes.len() {
+    /// Takes out the first `n` bytes, with which rustls is done.
+    fn discard(&mut self, n: usize) -> Bytes {
+        if n == 0 {
+            return Bytes::new();
+        }
+        self.shown -= n;
+        let discarded = self.bytes.split_to(n).freeze();
+        self.shared = !self.bytes.is_empty();
+        if !self.shared {
             recycle_buffer(std::mem::take(&mut self.bytes));
-            (self.start, self.shown) = (0, 0);
+        }
+        discarded
+    }
+
+    /// Until more comes, an unfinished record stays in memory that is no larger than it needs.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.shared) {
+            let mut rest = spare_buffer(self.bytes.len());
+            rest.extend_from_slice(&self.bytes);
+            recycle_buffer(std::mem::replace(&mut self.bytes, rest));
         }
     }
 }

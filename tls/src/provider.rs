@@ -6,7 +6,7 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 
-use crate::ConfigError;
+use crate::{ConfigError, in_place};
 
 /// The versions of TLS that may be negotiated.
 pub(crate) type Versions = &'static [&'static SupportedProtocolVersion];
@@ -14,8 +14,15 @@ pub(crate) type Versions = &'static [&'static SupportedProtocolVersion];
 pub(crate) const TLS12_OR_NEWER: Versions = rustls::ALL_VERSIONS;
 pub(crate) const TLS13_ONLY: Versions = &[&rustls::version::TLS13];
 
+/// The cryptography of this crate: that of aws-lc, with cipher suites that let a connection decrypt data in the memory in
+/// which it came. For configurations that are made with rustls's own builders: with other cryptography, data is copied
+/// twice more.
+pub fn crypto_provider() -> CryptoProvider {
+    in_place::provider(aws_lc_rs::default_provider())
+}
+
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    Arc::new(crypto_provider())
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

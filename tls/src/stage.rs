@@ -1,6 +1,6 @@
 //! TLS as a stage: bytes in, bytes out, on any stage that yields bytes.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use perihelion_pipeline::{
     ChannelClosed, Error, Flow, Input, Operation, Protocol, Result, Wire, recycle_buffer, spare_buffer,
 };
@@ -24,7 +24,7 @@ pub struct Tls {
     state: State,
     limits: HandshakeLimits,
     /// Not encrypted yet: less than a record, or all that was written before the handshake is done.
-    written: Vec<u8>,
+    written: BytesMut,
     /// What stands in line with `written`, each with its position there.
     kept: VecDeque<(usize, Operation)>,
     inbound: Half,
@@ -101,7 +101,7 @@ impl ClientTls {
 impl Tls {
     fn new(side: Side, limits: HandshakeLimits) -> Self {
         let state = State::Fresh(side);
-        let (written, kept) = (Vec::new(), VecDeque::new());
+        let (written, kept) = (BytesMut::new(), VecDeque::new());
         Tls { state, limits, written, kept, inbound: Half::Open, outbound: Half::Open }
     }
 
@@ -286,7 +286,7 @@ impl Tls {
 
     fn put(&mut self, bytes: &[u8]) {
         if self.written.capacity() == 0 {
-            self.written = spare_buffer();
+            self.written = spare_buffer(bytes.len());
         }
         self.written.extend_from_slice(bytes);
     }
