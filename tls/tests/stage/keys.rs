@@ -20,7 +20,7 @@ pub(crate) struct Keys {
 
 /// Of both kinds in turn: one that leaves data where it is decrypted, and rustls's own.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(if serial() % 2 == 0 { crypto_provider() } else { aws_lc_rs::default_provider() })
+    Arc::new(if serial().is_multiple_of(2) { crypto_provider() } else { aws_lc_rs::default_provider() })
 }
 
 /// Authorities of the same name would pass for one another until a signature is checked.
