@@ -9,3 +9,4 @@ mod others;
 mod programs;
 mod reloading;
 mod server;
+mod simulated;
