@@ -265,3 +265,21 @@ fn an_end_before_the_first_byte_waits_for_no_handshake() {
         assert_eq!((host.closed.take(), host.text()), (Some(None), "welcome".into()), "it is no TLS");
     }
 }
+
+#[test]
+fn a_close_from_outside_waits_for_the_handshake_if_there_is_something_to_say() {
+    let keys = Keys::new();
+    let notes = Notes::default();
+    let mut server =
+        Host::keeping_back(codec(keys.server(TLS13).accept()).codec(Lines::lf(100)).tail(notes.clone()));
+    let stage = keys.client(TLS13).connect("localhost").unwrap();
+    let tail = Careless { closes: false, written: Rc::default(), log: Log::default() };
+    let mut client = Host::keeping_back(codec(stage).codec(Raw).tail(tail));
+    client.close();
+    client.close();
+    talk(&mut client, &mut server, 100);
+    assert_eq!(client.closed, Some(None));
+    server.feed_end().run();
+    let left = "the stream ended inside a frame, after 7 bytes of it";
+    assert_eq!(notes.0.take(), [format!("closed {left}")], "all of it has come");
+}
