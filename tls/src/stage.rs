@@ -364,7 +364,9 @@ impl Protocol for Tls {
         match operation {
             Operation::Event(mut event) if event.get::<UpdateKeys>().is_some() => {
                 event.take::<UpdateKeys>();
-                if let State::Open(engine) = &mut self.state {
+                if let State::Open(engine) = &mut self.state
+                    && self.outbound == Half::Open
+                {
                     engine.update_keys(wire.output()).map_err(TlsError::from)?;
                 }
                 Ok(None)
