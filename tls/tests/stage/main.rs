@@ -10,3 +10,4 @@ mod hostile;
 mod keys;
 mod oracle;
 mod protocols;
+mod random;

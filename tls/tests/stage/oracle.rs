@@ -26,7 +26,7 @@ impl Oracle {
         Self::new(ClientConnection::new(config.into(), name).unwrap().into())
     }
 
-    fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection) -> Self {
         Oracle { connection, read: Vec::new(), has_ended: false, taken: 0 }
     }
 
