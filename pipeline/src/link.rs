@@ -188,6 +188,10 @@ impl Link {
         self.stop_if_unwritable();
     }
 
+    pub(crate) fn needs_input(&self) -> bool {
+        self.needs_input
+    }
+
     fn stop_if_unwritable(&mut self) {
         if self.writable || self.needs_input {
             self.stops.clear(Stops::UNWRITABLE);

@@ -90,14 +90,16 @@ impl Output {
         &mut self.open
     }
 
-    /// Appends what `fill` writes into a slice of `room` bytes, which begins with anything: it says how many bytes of
-    /// it are to be kept.
+    /// Appends what `fill` writes into a slice of `room` bytes: it says how many bytes of it are to be kept. What stands
+    /// in the slice before is of other connections, and must not be kept: this is for stages that encrypt or compress,
+    /// and not for a codec.
     ///
     /// # Errors
     /// That of `fill`; nothing is appended then.
     ///
     /// # Panics
     /// If more is to be kept than there is room for.
+    #[doc(hidden)]
     pub fn put_with<E>(
         &mut self,
         room: usize,

@@ -294,6 +294,9 @@ impl Runner {
         if let Err(error) = self.run(ch, |pipeline, ch| pipeline.operate(ch, &mut Edge, Operation::Close)) {
             self.link.fail(error);
         }
+        if self.link.needs_input() && !self.link.is_closing() {
+            self.end = End::NotYet; // a stage has kept the close until something comes
+        }
     }
 
     /// An error of the transport: it travels from there to the tail, and closes.

@@ -193,6 +193,9 @@ impl<In, Out> Pipeline for Switch<In, Out> {
 
     fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
         self.ended = true;
+        if self.door.is_asked() && !self.current.is_busy() {
+            return self.settle(ch, out, Step::Ready); // the successor is told
+        }
         let step = self.current.end(ch, &mut (out as &mut dyn Outbound<Out>));
         self.settle(ch, out, step)
     }

@@ -10,7 +10,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, InvalidMessage, ServerConfig};
 use std::sync::Arc;
 
 use crate::{Session, in_place};
@@ -181,6 +181,9 @@ impl<C: Connection> Engine for Rustls<C> {
     fn advance(&mut self, output: &mut Output) -> Result<Progress, Error> {
         loop {
             match self.step(output) {
+                Ok(Progress::Starved) if !self.is_handshaking() && self.incoming.kept() > KEPT_BYTES_MAX => {
+                    return Err(InvalidMessage::HandshakePayloadTooLarge.into());
+                }
                 Ok(Progress::Starved) if self.incoming.show_next() => {}
                 Ok(Progress::Starved) => {
                     self.incoming.settle();
@@ -223,6 +226,9 @@ impl<C: Connection> Engine for Rustls<C> {
     }
 }
 
+/// What the records of one message that is not whole may take when the handshake is done. rustls takes messages of up to
+/// 64 KiB, and wants to see all their records again; each may hold a byte of it and 16 KiB of padding.
+const KEPT_BYTES_MAX: usize = 128 * 1024;
 /// Room for an encrypted alert.
 const ALERT_BYTES_MAX: usize = 64;
 /// The most plaintext of a record (RFC 8446, section 5.1).
@@ -292,6 +298,11 @@ impl Incoming {
             return false;
         }
         true
+    }
+
+    /// How many bytes rustls wants to see again.
+    fn kept(&self) -> usize {
+        self.shown
     }
 
     /// Takes out the first `n` bytes, with which rustls is done.

@@ -9,7 +9,7 @@ pub enum TlsError {
     /// The other side has ended it, and said why.
     #[error("the other side ended TLS: {}", in_words(.0))]
     Alert(AlertDescription),
-    /// It was ended here, for this; the other side was sent the alert that fits.
+    /// It was ended here, for this; the other side was sent the alert for it, if there is one.
     #[error("TLS failed")]
     Failed(#[source] rustls::Error),
     /// What came first is no TLS: perhaps a plain client, or plain HTTP.

@@ -42,7 +42,7 @@
 //! | | |
 //! |---|---|
 //! | versions | TLS 1.3, 1.2 |
-//! | cipher suites | AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305, in this order; with TLS 1.2 only with ECDHE |
+//! | cipher suites | AES-256-GCM, AES-128-GCM, ChaCha20-Poly1305, in this order, but a server takes what the client prefers; with TLS 1.2 only with ECDHE |
 //! | key exchange | X25519MLKEM768, X25519, P-256, P-384 |
 //! | a handshake | 10 s, 128 KiB |
 //! | client certificates | not asked for |
@@ -53,9 +53,9 @@
 //! # What is logged
 //! Why a connection ended is the reason of its channel's close: the alert that the other side sent, or what was wrong
 //! with what it sent. The event loop logs it once, at the level `info`, unless a stage handles it. A reload of
-//! certificates is logged at `info`, one that failed at `error`. Names of hosts that clients ask for stand in errors;
-//! keys, certificates and data are never logged. `SSLKEYLOGFILE` has an effect only where
-//! [`key_log`](ServerTlsBuilder::key_log) is called: whoever reads that file reads everything.
+//! certificates is logged at `info`, one that failed at `error`. Names of hosts that clients ask for stand in errors,
+//! and the first 16 bytes of what is no TLS; keys, certificates and data are never logged. `SSLKEYLOGFILE` has an
+//! effect only where [`key_log`](ServerTlsBuilder::key_log) is called: whoever reads that file reads everything.
 //!
 //! # To rotate certificates
 //! Put the new files in the place of the old. [`ServerTls::watch`] sees it; [`ServerTls::reload_at_hangup`] waits for a

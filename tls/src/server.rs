@@ -62,8 +62,11 @@ impl ServerTls {
         ServerTlsBuilder::new()
     }
 
-    /// Takes a configuration as it is. It can't be read again.
-    pub fn from_rustls(config: Arc<ServerConfig>) -> Self {
+    /// Takes a configuration as it is, but without early data. It can't be read again.
+    pub fn from_rustls(mut config: Arc<ServerConfig>) -> Self {
+        if config.max_early_data_size > 0 {
+            Arc::make_mut(&mut config).max_early_data_size = 0; // nobody would take it, and the handshake not go on
+        }
         ServerTls::new(None, HandshakeLimits::default(), State::of(config), Files::default())
     }
 

@@ -18,8 +18,10 @@ use crate::{ClientTls, Established, HandshakeLimits, ServerTls, TlsError};
 /// What is written before the handshake is done is kept, with the promises and the close behind it, and counts towards
 /// the channel's water marks. What is written in a turn becomes as few records as possible. A close sends a
 /// close_notify first; a close_notify from the other side is the end of what is received, and what stands above may
-/// still write. A connection that ends without one is an error ([`TlsError::Truncated`]). When a channel closes for an
-/// error, or is reset, none is sent: the other side is to see that something is missing.
+/// still write. A pause holds up the handshake too: a channel that does not read by itself asks for a message when it
+/// opens. A connection that ends without a close_notify is an error ([`TlsError::Truncated`]). When a channel closes for an
+/// error, or is reset, none is sent: the other side is to see that something is missing. Every other error of TLS closes
+/// the channel, also where a stage handles it.
 pub struct Tls {
     state: State,
     limits: HandshakeLimits,
@@ -127,7 +129,9 @@ impl Tls {
                 &mut handshake.engine
             }
             State::Plain if !input.is_empty() => return Ok(Flow::Next(input.take_all())),
-            State::Fresh(_) | State::Hello(_) | State::Plain | State::Over => return self.starved(input),
+            State::Fresh(_) | State::Hello(_) | State::Plain | State::Over => {
+                return self.starved(wire, input);
+            }
         };
         if !input.is_empty() {
             engine.receive(input.as_slice());
@@ -151,21 +155,28 @@ impl Tls {
                 input.end();
                 Ok(Flow::Done)
             }
-            Progress::Starved => self.starved(input),
+            Progress::Starved => self.starved(wire, input),
         }
     }
 
     /// Nothing is left to read. At the end of the stream, that may be too early.
-    fn starved(&mut self, input: &mut Input) -> Result<Flow<Bytes>, TlsError> {
+    fn starved(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<Bytes>, TlsError> {
         if !input.is_ended() || self.inbound == Half::Ended {
             return Ok(Flow::Done);
         }
         self.inbound = Half::Ended;
         match &self.state {
-            State::Hello(_) | State::Handshake(_) => Err(TlsError::EndedInHandshake),
-            State::Open(_) => Err(TlsError::Truncated),
-            State::Fresh(_) | State::Plain | State::Over => Ok(Flow::Done),
+            State::Hello(_) | State::Handshake(_) => return Err(TlsError::EndedInHandshake),
+            State::Open(_) => return Err(TlsError::Truncated),
+            // Without a first byte there is no TLS.
+            State::Fresh(Side::Server { optional: true, .. }) => {
+                self.state = State::Plain;
+                self.release(wire)?;
+            }
+            State::Fresh(_) => self.give_up(wire),
+            State::Plain | State::Over => {}
         }
+        Ok(Flow::Done)
     }
 
     /// A server's first byte.
@@ -235,6 +246,17 @@ impl Tls {
         Ok(())
     }
 
+    /// There is no TLS any more, and the channel closes whatever stages make of the error: nothing could come or go.
+    fn give_up(&mut self, wire: &mut Wire<'_>) {
+        if self.is_waiting_for_handshake() {
+            wire.release(self.written.len());
+        }
+        recycle_buffer(std::mem::take(&mut self.written));
+        self.kept.clear();
+        self.state = State::Over;
+        wire.close();
+    }
+
     /// Encrypts and sends.
     fn send(&mut self, wire: &mut Wire<'_>, plain: &[u8]) -> Result<(), TlsError> {
         match &mut self.state {
@@ -301,7 +323,7 @@ impl Protocol for Tls {
         if let Err(error) = &flow
             && !matches!(error, TlsError::Truncated)
         {
-            self.state = State::Over;
+            self.give_up(wire);
             drop(input.take_all());
         }
         Ok(flow?)
@@ -343,7 +365,9 @@ impl Protocol for Tls {
         match operation {
             Operation::Event(mut event) if event.get::<UpdateKeys>().is_some() => {
                 event.take::<UpdateKeys>();
-                if let State::Open(engine) = &mut self.state {
+                if let State::Open(engine) = &mut self.state
+                    && self.outbound == Half::Open
+                {
                     engine.update_keys(wire.output()).map_err(TlsError::from)?;
                 }
                 Ok(None)
@@ -370,16 +394,17 @@ impl Protocol for Tls {
         }
     }
 
-    fn timer(&mut self, _wire: &mut Wire<'_>, _key: u32) -> Result<()> {
+    fn timer(&mut self, wire: &mut Wire<'_>, _key: u32) -> Result<()> {
         if !self.is_waiting_for_handshake() {
             return Ok(());
         }
-        self.state = State::Over;
+        self.give_up(wire);
         Err(TlsError::HandshakeTooSlow { limit: self.limits.time }.into())
     }
 
     fn closed(&mut self, _why: Option<&Error>) {
         self.state = State::Over;
+        self.kept.clear(); // promises fail
     }
 }
 

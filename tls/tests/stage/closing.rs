@@ -1,7 +1,11 @@
 //! The end of a connection, in order and not.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Context, Lines, Raw, Result, Tail, codec};
+use perihelion_pipeline::{Context, Error, Lines, Raw, Result, Tail, Written, codec};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use crate::common::{Host, Log};
 use crate::keys::{Keys, TLS12, TLS13};
@@ -200,4 +204,82 @@ fn a_close_before_the_handshake_is_done_ends_it_if_there_is_nothing_to_say() {
     client.close();
     client.run();
     assert_eq!(client.closed, Some(None));
+}
+
+/// Speaks first, may close behind it, and thinks that no error is worth an end.
+struct Careless {
+    closes: bool,
+    written: Rc<RefCell<Option<Written>>>,
+    log: Log,
+}
+
+impl Tail for Careless {
+    type In = Bytes;
+    type Out = Bytes;
+    fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        cx.write("welcome".into())?;
+        self.written.replace(Some(cx.written()?));
+        if self.closes { cx.close() } else { Ok(()) }
+    }
+    fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+        Ok(())
+    }
+    fn error(&mut self, _cx: &mut Context<'_, Bytes>, error: Error) -> Result<()> {
+        self.log.add(error.to_string());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handshake_that_fails_closes_though_a_stage_handles_the_error() {
+    let keys = Keys::new();
+    for closes in [false, true] {
+        for (bytes, waits) in [("GET / HTTP/1.1", 0), ("\x16\x03\x01\0\x04\x05\0\0\0", 0), ("", 10)] {
+            let (written, log) = (Rc::default(), Log::default());
+            let tail = Careless { closes, written: Rc::clone(&written), log: log.clone() };
+            let mut host = Host::keeping_back(codec(keys.server(TLS13).accept()).codec(Raw).tail(tail));
+            host.feed(bytes).run();
+            host.advance(Duration::from_secs(waits));
+            assert_eq!(host.closed, Some(None), "{bytes:?}: what is handled is no reason");
+            assert_eq!(log.take().len(), 1);
+            let mut written = written.take().unwrap();
+            let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+            let lost = Future::poll(std::pin::Pin::new(&mut written), &mut task);
+            assert!(matches!(lost, Poll::Ready(Err(_))), "{bytes:?}");
+        }
+    }
+}
+
+#[test]
+fn an_end_before_the_first_byte_waits_for_no_handshake() {
+    let keys = Keys::new();
+    for closes in [false, true] {
+        let tail = || Careless { closes, written: Rc::default(), log: Log::default() };
+        let mut host = Host::keeping_back(codec(keys.server(TLS13).accept()).codec(Raw).tail(tail()));
+        host.feed_end().run();
+        assert_eq!((host.closed.take(), host.text()), (Some(None), String::new()));
+
+        let stage = keys.server(TLS13).accept_optional();
+        let mut host = Host::keeping_back(codec(stage).codec(Raw).tail(tail()));
+        host.feed_end().run();
+        assert_eq!((host.closed.take(), host.text()), (Some(None), "welcome".into()), "it is no TLS");
+    }
+}
+
+#[test]
+fn a_close_from_outside_waits_for_the_handshake_if_there_is_something_to_say() {
+    let keys = Keys::new();
+    let notes = Notes::default();
+    let mut server =
+        Host::keeping_back(codec(keys.server(TLS13).accept()).codec(Lines::lf(100)).tail(notes.clone()));
+    let stage = keys.client(TLS13).connect("localhost").unwrap();
+    let tail = Careless { closes: false, written: Rc::default(), log: Log::default() };
+    let mut client = Host::keeping_back(codec(stage).codec(Raw).tail(tail));
+    client.close();
+    client.close();
+    talk(&mut client, &mut server, 100);
+    assert_eq!(client.closed, Some(None));
+    server.feed_end().run();
+    let left = "the stream ended inside a frame, after 7 bytes of it";
+    assert_eq!(notes.0.take(), [format!("closed {left}")], "all of it has come");
 }

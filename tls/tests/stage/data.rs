@@ -119,6 +119,29 @@ fn keys_are_changed_on_request_of_either_side() {
     assert_eq!(host.closed, None);
 }
 
+#[test]
+fn behind_a_goodbye_no_keys_are_changed() {
+    struct Ends;
+    impl Tail for Ends {
+        type In = String;
+        type Out = String;
+        fn read(&mut self, cx: &mut Context<'_, String>, _line: String) -> Result<()> {
+            cx.close_output()?;
+            cx.send_event(UpdateKeys)
+        }
+    }
+    let keys = Keys::new();
+    let tls = keys.server(TLS13);
+    let mut host = Host::keeping_back(codec(tls.accept()).codec(Lines::lf(100)).tail(Ends));
+    let mut client = Oracle::client(&keys);
+    client.talk(&mut host, usize::MAX);
+    let before = host.sent.len();
+    client.write(b"end\n");
+    client.talk(&mut host, usize::MAX);
+    assert!(client.has_ended);
+    assert_eq!(host.sent.len() - before, 5 + 2 + 1 + 16, "header, close_notify, type, tag");
+}
+
 fn echo_lines(keys: &Keys) -> Host {
     let tls = keys.server(TLS13);
     Host::keeping_back(codec(tls.accept()).codec(Lines::lf(100)).service(async |line: String| Ok(line)))

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{Context, Event, Lines, Operation, Raw, Result, Tail, codec};
-use perihelion_tls::rustls::{NamedGroup, ProtocolVersion};
+use perihelion_tls::rustls::{Connection, NamedGroup, ProtocolVersion};
 use perihelion_tls::{Established, ServerTls, Session};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{Host, Log};
@@ -256,5 +257,26 @@ fn more_than_the_water_marks_may_be_written_before_the_handshake_is_done() {
         talk(&mut client, &mut server, cut);
         assert_eq!(client.closed.flatten(), None, "no error");
         assert!(server.sent.len() > 1_000_000, "it has echoed everything");
+    }
+}
+
+#[test]
+fn early_data_is_refused_whatever_the_configuration_says() {
+    let keys = Keys::new();
+    let mut config = keys.server_config(TLS13);
+    config.max_early_data_size = 1000;
+    let tls = ServerTls::from_rustls(Arc::new(config));
+    let mut config = keys.client_config(TLS13);
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    for _ in 0..2 {
+        let (mut host, log) = server(&tls);
+        let mut client = Oracle::client_with(Arc::clone(&config));
+        if let Connection::Client(client) = &mut client.connection {
+            assert!(client.early_data().is_none(), "the ticket allows none");
+        }
+        client.write(b"hello");
+        client.talk(&mut host, usize::MAX);
+        assert_eq!(log.take().last().unwrap(), "hello");
     }
 }

@@ -6,6 +6,8 @@ mod closing;
 mod common;
 mod data;
 mod handshakes;
+mod hostile;
 mod keys;
 mod oracle;
 mod protocols;
+mod random;

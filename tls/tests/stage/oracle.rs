@@ -1,6 +1,6 @@
 //! The other side: a buffered connection of rustls, or another channel with the stage.
 
-use perihelion_tls::rustls::{ClientConnection, Connection};
+use perihelion_tls::rustls::{ClientConfig, ClientConnection, Connection};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
@@ -21,12 +21,12 @@ impl Oracle {
         Self::client_with(keys.client_config(&[TLS13, TLS12].concat()))
     }
 
-    pub(crate) fn client_with(config: perihelion_tls::rustls::ClientConfig) -> Self {
-        let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-        Self::new(connection.into())
+    pub(crate) fn client_with(config: impl Into<Arc<ClientConfig>>) -> Self {
+        let name = "localhost".try_into().unwrap();
+        Self::new(ClientConnection::new(config.into(), name).unwrap().into())
     }
 
-    fn new(connection: Connection) -> Self {
+    pub(crate) fn new(connection: Connection) -> Self {
         Oracle { connection, read: Vec::new(), has_ended: false, taken: 0 }
     }
 

@@ -68,6 +68,20 @@ fn a_server_that_speaks_first_does_so_without_being_spoken_to() {
 }
 
 #[test]
+fn a_client_that_only_listens_is_spoken_to() {
+    let keys = Keys::new();
+    let mut host = server(&keys);
+    let mut client = client(&keys, &["greet"]);
+    let hello = client.outgoing();
+    host.feed(hello).run();
+    client.take_from(&host).unwrap();
+    client.connection.send_close_notify(); // in one piece with the end of the handshake
+    client.talk(&mut host, usize::MAX);
+    assert_eq!(client.read, b"welcome ");
+    assert_eq!(host.closed, Some(None));
+}
+
+#[test]
 fn a_protocol_without_a_pipeline_closes() {
     let keys = Keys::new();
     let mut host = server(&keys);
