@@ -320,7 +320,11 @@ impl Link {
     /// The first error becomes the reason of the close. That nothing can be written after a close is none.
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
-        if !(self.is_closing() && error.downcast_ref::<ChannelClosed>().is_some()) {
+        let refused = error.downcast_ref::<ChannelClosed>().is_some();
+        if refused && self.needs_input {
+            return; // a stage keeps the close back, and what was written before it
+        }
+        if !(refused && self.is_closing()) {
             self.rare().failure.get_or_insert(error);
         }
         self.close();

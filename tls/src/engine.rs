@@ -48,20 +48,20 @@ pub(crate) enum Progress {
 }
 
 pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Box<dyn Engine>, Error> {
-    Ok(Box::new(Rustls {
-        connection: UnbufferedServerConnection::new(config)?,
-        incoming: Incoming::default(),
-    }))
+    let connection = UnbufferedServerConnection::new(config)?;
+    Ok(Box::new(Rustls { connection, incoming: Incoming::default(), idle: false }))
 }
 
 pub(crate) fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Box<dyn Engine>, Error> {
     let connection = UnbufferedClientConnection::new(config, name)?;
-    Ok(Box::new(Rustls { connection, incoming: Incoming::default() }))
+    Ok(Box::new(Rustls { connection, incoming: Incoming::default(), idle: false }))
 }
 
 struct Rustls<C> {
     connection: C,
     incoming: Incoming,
+    /// The last record that has come was data, so nothing is left to do until more comes.
+    idle: bool,
 }
 
 /// What both kinds of connection of rustls have in common, though not in one type.
@@ -176,9 +176,13 @@ impl<C: Connection> Rustls<C> {
 impl<C: Connection> Engine for Rustls<C> {
     fn receive(&mut self, bytes: &[u8]) {
         self.incoming.push(bytes);
+        self.idle = false;
     }
 
     fn advance(&mut self, output: &mut Output) -> Result<Progress, Error> {
+        if self.idle {
+            return Ok(Progress::Starved);
+        }
         loop {
             match self.step(output) {
                 Ok(Progress::Starved) if !self.is_handshaking() && self.incoming.kept() > KEPT_BYTES_MAX => {
@@ -193,7 +197,10 @@ impl<C: Connection> Engine for Rustls<C> {
                     self.put_alert(output);
                     return Err(error);
                 }
-                progress => return progress,
+                progress => {
+                    self.idle = matches!(progress, Ok(Progress::Data(_))) && self.incoming.is_empty();
+                    return progress;
+                }
             }
         }
     }
@@ -298,6 +305,10 @@ impl Incoming {
             return false;
         }
         true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// How many bytes rustls wants to see again.

@@ -176,7 +176,9 @@ fn a_close_before_the_handshake_is_done_waits_for_it_if_there_is_something_to_sa
         type Out = Bytes;
         fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
             cx.write("hello".into())?;
-            cx.close()
+            cx.close()?;
+            let _ = cx.write("behind the close".into()); // refused, now or at the end of the turn
+            Ok(())
         }
         fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
             Ok(())
