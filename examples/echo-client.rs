@@ -3,15 +3,19 @@
 //! ```text
 //! cargo run --release --example echo -- --codec lines
 //! cargo run --release --example echo-client -- 127.0.0.1:7000
+//! cargo run --release --example echo-client -- tls://localhost:7443 --ca cert.pem
 //! ```
 
 #[path = "shared/client.rs"]
 mod client;
+#[path = "shared/tls_client.rs"]
+mod tls_client;
 
 use clap::Parser;
 use client::{QUEUE_LINES, run, send_input};
 use perihelion::prelude::*;
 use std::process::ExitCode;
+use tls_client::TlsClientArguments;
 
 /// The longest line, in bytes.
 const LINE_MAX: usize = 1 << 20;
@@ -19,9 +23,11 @@ const LINE_MAX: usize = 1 << 20;
 /// Sends what it reads from standard input line by line, and prints what comes back.
 #[derive(Parser)]
 struct Arguments {
-    /// The server: HOST:PORT or tcp://HOST:PORT.
+    /// The server: HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT.
     #[arg(default_value = "127.0.0.1:7000")]
-    server: Address,
+    server: String,
+    #[command(flatten)]
+    tls: TlsClientArguments,
 }
 
 /// Prints lines, and closes when the server does.
@@ -38,15 +44,22 @@ impl Tail for Print {
 }
 
 fn main() -> ExitCode {
-    let Arguments { server } = Arguments::parse();
-    run("echo-client", move |config| converse(server, config))
+    let arguments = Arguments::parse();
+    run("echo-client", move |config| converse(arguments, config))
 }
 
 /// Gives why the connection ended, unless in order.
-async fn converse(server: Address, config: Config) -> Result<Option<String>> {
-    let writer = Writer::new(QUEUE_LINES);
-    let pipeline = codec(Lines::lf(LINE_MAX)).tail_with_writer(Print, &writer);
-    let channel = Client::new(&config).connect(&server, pipeline).await?;
+async fn converse(Arguments { server, tls }: Arguments, config: Config) -> Result<Option<String>> {
+    let (writer, client) = (Writer::new(QUEUE_LINES), Client::new(&config));
+    let lines = codec(Lines::lf(LINE_MAX)).tail_with_writer(Print, &writer);
+    let channel = match server.strip_prefix("tls://") {
+        Some(server) => {
+            let server: Address = server.parse()?;
+            let tls = run_blocking(move || tls.load()).await??;
+            client.connect(&server, codec(tls.connect(server.host())?).pipeline(lines)).await?
+        }
+        None => client.connect(&server.parse()?, lines).await?,
+    };
     drop(spawn_local(send_input(writer, |line| line)));
     Ok(channel.closed().await)
 }

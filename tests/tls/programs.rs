@@ -1,19 +1,11 @@
 //! `echo` over TLS, as a user starts it.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::authority::Authority;
-use crate::common::{Limit, Program};
-
-/// Cargo builds examples beside the tests.
-fn echo() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples/echo");
-    assert!(path.exists(), "there is no {}: run `cargo build --examples` first", path.display());
-    path
-}
+use crate::common::{Limit, Program, example};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -29,7 +21,8 @@ fn the_echo_server_speaks_tls() {
         ["--listen", "tls://127.0.0.1:0", "--codec", "lines", "--alpn", "one,two", "--optional-tls"];
     let arguments =
         [&arguments[..], &["--cert", text(&identity.cert), "--key", text(&identity.key)]].concat();
-    let (program, line) = Program::start(&echo(), &[&arguments[..], &["--client-ca", text(&ca)]].concat());
+    let (program, line) =
+        Program::start(&example("echo"), &[&arguments[..], &["--client-ca", text(&ca)]].concat());
     let address = line.strip_prefix("listening on tls://").unwrap_or_else(|| panic!("{line}"));
     let address = address.split_whitespace().next().unwrap();
 
@@ -74,12 +67,42 @@ fn what_is_wrong_with_the_certificate_is_said_with_the_names_of_the_files() {
             &[text(&one.cert), text(&other.key), "does not belong"],
         ),
     ] {
-        let (found, said) = Program::start(&echo(), &[&listen, arguments].concat()).0.wait();
+        let (found, said) = Program::start(&example("echo"), &[&listen, arguments].concat()).0.wait();
         assert_eq!(found, Some(code), "{said}");
         assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     }
     let arguments = ["--listen", "127.0.0.1:0", "--cert", text(&one.cert), "--key", text(&one.key)];
-    let (code, said) = Program::start(&echo(), &arguments).0.wait();
+    let (code, said) = Program::start(&example("echo"), &arguments).0.wait();
     assert_eq!(code, Some(1));
     assert!(said.contains("tls://HOST:PORT"), "{said}");
+}
+
+#[test]
+fn the_echo_client_speaks_tls_and_says_whom_it_does_not_trust() {
+    let _limit = Limit::new();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let identity = authority.issue("localhost");
+    let arguments = ["--listen", "tls://127.0.0.1:0", "--codec", "lines"];
+    let arguments =
+        [&arguments[..], &["--cert", text(&identity.cert), "--key", text(&identity.key)]].concat();
+    let (server, line) = Program::start(&example("echo"), &arguments);
+    let port = line.split_once("127.0.0.1:").unwrap().1.split_whitespace().next().unwrap();
+    let server_name = format!("tls://localhost:{port}");
+    for (ca, expected) in [(authority.ca(), "hello\n"), (stranger.ca(), "UnknownIssuer")] {
+        let mut client = Command::new(example("echo-client"))
+            .args([&server_name, "--ca", text(&ca)])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        client.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+        let output = client.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(output.status.success(), expected.starts_with("hello"));
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait().0, Some(0));
 }
