@@ -88,15 +88,19 @@ for _ in range(2):
 
 #[test]
 fn pythons_client_talks_and_says_goodbye() {
-    let (fixture, authority) = (Fixture::new(), Authority::new());
-    let (server, address, journal) = serve(&fixture, &tls(&authority.issue("localhost")));
-    let (ca, port) = (authority.ca(), address.port().to_string());
-    for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
-        let output = python(PYTHON_CLIENT, &[ca.to_str().unwrap(), &port, version]);
-        assert_eq!(output, format!("{name} http/1.1 False\n{name} http/1.1 True\n"));
+    let authority = Authority::new();
+    // With a byte a turn, each turn leaves completions to the next, which must not sleep on them.
+    for unpacked in [1, Config::default().runtime.unpacked_bytes_per_turn] {
+        let fixture = Fixture::with(|config| config.runtime.unpacked_bytes_per_turn = unpacked);
+        let (server, address, journal) = serve(&fixture, &tls(&authority.issue("localhost")));
+        let (ca, port) = (authority.ca(), address.port().to_string());
+        for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
+            let output = python(PYTHON_CLIENT, &[ca.to_str().unwrap(), &port, version]);
+            assert_eq!(output, format!("{name} http/1.1 False\n{name} http/1.1 True\n"));
+        }
+        journal.wait_for_some(4, "in order");
+        fixture.stop_all(server);
     }
-    journal.wait_for_some(4, "in order");
-    fixture.stop_all(server);
 }
 
 /// Closes the connection without a word.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::authority::{Authority, Identity};
-use crate::common::{Fixture, PATIENCE};
+use crate::common::{Fixture, PATIENCE, eventually};
 use crate::server::serve;
 
 /// An open session: `openssl s_client` that says nothing of its own.
@@ -81,11 +81,11 @@ fn new_clients_see_the_new_certificate_and_open_sessions_go_on() {
     let new = authority.issue("new.example");
     let text = std::fs::read_to_string(&new.cert).unwrap();
     std::fs::write(&identity.cert, &text[..text.len() / 2]).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the broken file was tried", || !tls.has_changed());
     assert_eq!(shown_name(address), "old.example");
     // Whole, but the key is still the old one.
     std::fs::write(&identity.cert, &text).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the pair that doesn't fit was tried", || !tls.has_changed());
     assert_eq!(shown_name(address), "old.example");
 
     replace(&identity, &new);
@@ -95,8 +95,8 @@ fn new_clients_see_the_new_certificate_and_open_sessions_go_on() {
 
     drop(watch);
     replace(&identity, &authority.issue("ignored.example"));
-    std::thread::sleep(Duration::from_millis(100));
     assert_eq!(shown_name(address), "new.example", "nobody watches any more");
+    assert!(tls.has_changed(), "and nobody has tried what is new");
     drop(open);
     fixture.stop_all(server);
 }

@@ -114,9 +114,8 @@ mod tests {
 
     #[test]
     fn all_tickets_are_void_when_the_time_is_over() {
-        let tickets = ShortLived::new(Duration::from_millis(50)).unwrap();
+        let tickets = ShortLived::new(Duration::from_nanos(1)).unwrap();
         let early = tickets.encrypt(b"early").unwrap();
-        std::thread::sleep(Duration::from_millis(60));
         assert_eq!(tickets.decrypt(&early), None);
         let late = tickets.encrypt(b"late").unwrap();
         assert_ne!(late, early);

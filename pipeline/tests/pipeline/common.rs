@@ -66,7 +66,6 @@ impl Host {
     }
 
     /// A channel with a stage that keeps back what is written.
-    #[allow(dead_code, reason = "only the tests of TLS, which include this file, need it")]
     pub(crate) fn keeping_back(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) -> Self {
         let mut host = Self::unopened(pipeline, Limits::default());
         host.keeps_back = true;

@@ -2,7 +2,7 @@
 
 mod closing;
 #[path = "../../../pipeline/tests/pipeline/common.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, reason = "not all of it is needed here")]
 mod common;
 mod data;
 mod handshakes;

@@ -135,3 +135,47 @@ impl Default for Message {
         Message { list: [empty; PIECES_MAX], header }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RingConfig;
+    use crate::driver::{Piece, Wait};
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    /// Both ways into the kernel, though it has only one of them to choose from: older kernels have no other.
+    #[test]
+    fn several_pieces_go_with_and_without_a_message_header_also_after_a_part_has_gone() {
+        let mut ring = Ring::new(&RingConfig::default()).unwrap();
+        let mut sends = Sends::new(&mut ring).unwrap();
+        for vectored in [false, sends.vectored] {
+            sends.vectored = vectored;
+            let (from, mut to) = UnixStream::pair().unwrap();
+            for gone in 0..9 {
+                let pieces = ["abc", "", "de", "fghi"].map(|piece| Piece::Owned(piece.into()));
+                let key = sends.insert(Outgoing::Many(pieces.into()));
+                if gone > 0 {
+                    assert!(matches!(sends.completed(key, gone, true), Progress::Short));
+                }
+                let submission = sends.submission(key, types::Fd(from.as_raw_fd()));
+                // SAFETY: the pieces and their list stay in `sends` until the completion, which is awaited here.
+                unsafe { ring.push(submission) };
+                let completion = loop {
+                    ring.enter(Wait::Until(None)).unwrap();
+                    if let Some(completion) = ring.pop() {
+                        break completion;
+                    }
+                };
+                assert_eq!(completion.result(), 9 - gone as i32);
+                let over = sends.completed(key, 9 - gone, true);
+                assert!(matches!(over, Progress::Over { sent: 9, .. }));
+                let mut received = vec![0; 9 - gone];
+                to.read_exact(&mut received).unwrap();
+                assert_eq!(received, b"abcdefghi"[gone..]);
+            }
+        }
+        assert!(sends.table.is_empty());
+    }
+}
