@@ -5,7 +5,7 @@ use perihelion::tls::ServerTls;
 use std::process::{Command, Stdio};
 
 use crate::authority::{Authority, Identity};
-use crate::common::Fixture;
+use crate::common::{Fixture, in_child_where};
 use crate::server::serve;
 
 fn tls(identity: &Identity) -> ServerTls {
@@ -17,6 +17,7 @@ fn python(program: &str, arguments: &[&str]) -> String {
     let output = Command::new("python3")
         .args(["-c", program])
         .args(arguments)
+        .env_remove("SSLKEYLOGFILE") // it would write there too
         .output()
         .expect("this test needs python3: apt-get install python3");
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -101,6 +102,26 @@ fn pythons_client_talks_and_says_goodbye() {
         journal.wait_for_some(4, "in order");
         fixture.stop_all(server);
     }
+}
+
+#[test]
+fn secrets_are_logged_on_request_and_else_never() {
+    let authority = Authority::new();
+    let identity = authority.issue("localhost");
+    let (ca, file) = (authority.ca(), authority.file("secrets"));
+    in_child_where("SSLKEYLOGFILE", &file, || {
+        let file = std::env::var_os("SSLKEYLOGFILE").unwrap();
+        let builder = || ServerTls::builder().certificate(&identity.cert, &identity.key).alpn(["http/1.1"]);
+        for (tls, logs) in [(builder().build().unwrap(), false), (builder().key_log().build().unwrap(), true)]
+        {
+            let fixture = Fixture::new();
+            let (server, address, _) = serve(&fixture, &tls);
+            python(PYTHON_CLIENT, &[ca.to_str().unwrap(), &address.port().to_string(), "TLSv1_3"]);
+            fixture.stop_all(server);
+            let secrets = std::fs::read_to_string(&file).unwrap_or_default();
+            assert_eq!(secrets.contains("SERVER_TRAFFIC_SECRET_0"), logs, "{secrets}");
+        }
+    });
 }
 
 /// Closes the connection without a word.
