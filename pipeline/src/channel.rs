@@ -1,13 +1,14 @@
 //! What a pipeline sees of its channel: demand, water marks, and the way to ask for a pause or a close.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
 use crate::link::Link;
-use crate::{DemandHandle, Error, Event, EventSender, Pipeline};
+use crate::{DemandHandle, Error, Event, EventSender, Pipeline, Traffic};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,9 @@ pub struct Channel {
     waker: Waker,
     /// Messages made since the last [`take_messages`](Channel::take_messages).
     messages: u64,
+    /// Bytes that were received and sent since the last [`take_bytes`](Channel::take_bytes).
+    received: u64,
+    sent: u64,
     /// Bytes that stages have unpacked.
     unpacked: usize,
     /// Events that travelled to an end of a pipeline and were taken by nobody.
@@ -150,15 +154,20 @@ impl Channel {
         self.count(bytes, 0);
     }
 
-    /// Keeps a value for the other stages of this channel: what one has found out, such as who the other side is.
-    /// There is one of each type; the one before is given back.
-    pub fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
-        self.link.insert(value)
+    /// Puts a value into the connection's [features](Features), for whatever stands above: what a stage has found out,
+    /// such as who the other side is. Gives the one of this type that was there before.
+    pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
+        self.link.features().insert(value)
     }
 
-    /// The value of this type that a stage has [inserted](Channel::insert).
-    pub fn get<T: 'static>(&self) -> Option<&T> {
-        self.link.get()
+    /// The connection's feature of this type.
+    pub fn get<T: 'static>(&self) -> Option<Rc<T>> {
+        self.link.known_features()?.get()
+    }
+
+    /// How much this channel receives and sends, counted from the first call on.
+    pub fn traffic(&mut self) -> Traffic {
+        Traffic(self.link.traffic(self.now))
     }
 
     /// This stage has unpacked so many bytes of what was received: decrypted or decompressed them into fresh memory.
@@ -204,6 +213,16 @@ impl Channel {
             self.link.meet_demand();
             self.messages += 1;
         }
+    }
+
+    #[inline]
+    pub(crate) fn count_received(&mut self, bytes: usize) {
+        self.received += bytes as u64;
+    }
+
+    #[inline]
+    pub(crate) fn count_sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
     }
 
     /// An output that held `before` bytes now holds `after`.
@@ -262,6 +281,8 @@ impl Channel {
             now: Instant::now(),
             waker,
             messages: 0,
+            received: 0,
+            sent: 0,
             unpacked: 0,
             untaken: 0,
             raised: VecDeque::new(),
@@ -275,6 +296,11 @@ impl Channel {
         self.now = now;
         self.waker = waker;
         self.raised.clear(); // of a channel that a panic has ended
+    }
+
+    /// Bytes that were received and sent since the last call.
+    pub fn take_bytes(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.received), std::mem::take(&mut self.sent))
     }
 
     /// How many messages were made since the last call.

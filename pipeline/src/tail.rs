@@ -1,9 +1,7 @@
 //! Where the application sits: a synchronous handler at the end of a pipeline.
 
-use std::rc::Rc;
-
 use crate::channel::StageId;
-use crate::writer::{Entry, Outbox};
+use crate::writer::{Attachment, Entry};
 use crate::{Channel, Context, Error, Event, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 /// The end of a pipeline, with the state of one connection and no lock: the fastest way to answer.
@@ -120,6 +118,12 @@ pub trait Tail {
         Err(error)
     }
 
+    /// The whole pipeline is about to be switched for another: what this tail was given and has no use for, in one
+    /// message. The successor gets it.
+    fn take_unused(&mut self) -> Option<Self::In> {
+        None
+    }
+
     /// The channel is closed, in order or for this reason; or the whole pipeline has been switched for another. Called
     /// once; nothing follows.
     fn closed(&mut self, _why: Option<&Error>) {}
@@ -129,11 +133,11 @@ pub trait Tail {
 pub struct TailStage<T: Tail> {
     tail: T,
     id: StageId,
-    outbox: Option<Rc<Outbox<T::Out>>>,
+    outbox: Option<Attachment<T::Out>>,
 }
 
 impl<T: Tail> TailStage<T> {
-    pub(crate) fn new(tail: T, outbox: Option<Rc<Outbox<T::Out>>>) -> Self {
+    pub(crate) fn new(tail: T, outbox: Option<Attachment<T::Out>>) -> Self {
         TailStage { tail, id: StageId::TRANSPORT, outbox }
     }
 
@@ -147,16 +151,13 @@ impl<T: Tail> TailStage<T> {
         call(&mut self.tail, &mut Context::new(out, ch, self.id))
     }
 
-    fn shut(&self) {
-        if let Some(outbox) = &self.outbox {
-            outbox.shut();
-        }
-    }
-
     /// Writes what tasks have queued: while the channel is writable, since above the high-water mark the queue is to
     /// fill and those who write are to wait; or all of it, before the channel closes.
     fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, all: bool) {
-        let Some(outbox) = self.outbox.clone() else { return };
+        let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) else { return };
+        if all {
+            outbox.flush_all();
+        }
         while !ch.is_closing()
             && (all || ch.is_writable())
             && let Some(entry) = outbox.pop()
@@ -164,6 +165,7 @@ impl<T: Tail> TailStage<T> {
             let result = match entry {
                 Entry::Close => out.operate(ch, Operation::Close),
                 Entry::CloseOutput => out.operate(ch, Operation::CloseOutput),
+                Entry::Promise(promise) => out.operate(ch, Operation::Promise(promise)),
                 Entry::Message(msg, None) => out.write(ch, msg),
                 Entry::Message(msg, Some(promise)) => {
                     out.write(ch, msg).and_then(|()| out.operate(ch, Operation::Promise(promise)))
@@ -230,7 +232,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
                 Ok(())
             }
             Signal::Open => {
-                if let Some(outbox) = &self.outbox {
+                if let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) {
                     outbox.open(ch.waker().clone());
                 }
                 self.with(ch, out, |tail, cx| tail.open(cx))
@@ -243,7 +245,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
             Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
                 self.tail.closed(*why);
-                self.shut();
+                self.outbox = None;
                 Ok(())
             }
         };
@@ -279,16 +281,10 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn take_unused(&mut self) -> Option<T::In> {
-        None
+        self.tail.take_unused()
     }
 
     fn undecoded(&self) -> usize {
         0
-    }
-}
-
-impl<T: Tail> Drop for TailStage<T> {
-    fn drop(&mut self) {
-        self.shut();
     }
 }

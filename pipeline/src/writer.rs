@@ -13,13 +13,19 @@ use crate::{Promise, Result, Written};
 /// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
 /// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
 ///
-/// It is given to a pipeline with [`Builder::tail_with_writer`](crate::Builder::tail_with_writer).
+/// It is given to a pipeline with [`Builder::tail_with_writer`](crate::Builder::tail_with_writer). When a
+/// [switch](crate::SwitchKey) replaces that pipeline by another that has been given the same writer, what is queued
+/// goes out through the successor.
 pub struct Writer<T>(Rc<Outbox<T>>);
 
 /// The queue between writers and the tail.
 pub(crate) struct Outbox<T> {
     queue: RefCell<VecDeque<Entry<T>>>,
+    /// Of the queue, these are to be written now; those behind them wait for a flush.
+    flushed: Cell<usize>,
     capacity: usize,
+    /// Who keeps the queue open: one tail, or during a switch two.
+    tails: Cell<usize>,
     channel: RefCell<Option<Waker>>,
     /// Those who wait for room in the queue.
     waiting: RefCell<Vec<Waker>>,
@@ -30,6 +36,8 @@ pub(crate) enum Entry<T> {
     Close,
     CloseOutput,
     Message(T, Option<Promise>),
+    /// Resolved when everything before it has been taken.
+    Promise(Promise),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -57,7 +65,9 @@ impl<T> Writer<T> {
     pub fn new(capacity: usize) -> Self {
         Writer(Rc::new(Outbox {
             queue: RefCell::default(),
+            flushed: Cell::new(0),
             capacity: capacity.max(1),
+            tails: Cell::new(0),
             channel: RefCell::default(),
             waiting: RefCell::default(),
             state: Cell::new(State::Open),
@@ -70,7 +80,27 @@ impl<T> Writer<T> {
     /// # Errors
     /// The message.
     pub fn try_write(&self, msg: T) -> Result<(), T> {
+        self.put(msg, None)?;
+        self.0.flush();
+        Ok(())
+    }
+
+    /// Like [`try_write`](Writer::try_write), but the message waits until something is flushed or written behind it.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_queue(&self, msg: T) -> Result<(), T> {
         self.put(msg, None)
+    }
+
+    /// Like [`try_queue`](Writer::try_queue); gives a future that resolves when the kernel has taken the message.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_queue_acked(&self, msg: T) -> Result<Written, T> {
+        let (promise, written) = promise();
+        self.put(msg, Some(promise))?;
+        Ok(written)
     }
 
     /// Like [`try_write`](Writer::try_write); gives a future that resolves when the kernel has taken the message.
@@ -78,17 +108,40 @@ impl<T> Writer<T> {
     /// # Errors
     /// The message.
     pub fn try_send(&self, msg: T) -> Result<Written, T> {
+        let written = self.try_queue_acked(msg)?;
+        self.0.flush();
+        Ok(written)
+    }
+
+    /// Everything queued is written, and waits until the kernel has taken it.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when the channel has closed before.
+    pub async fn flush(&self) -> Result<(), ChannelClosed> {
+        self.flush_queued();
+        self.with_room((), Self::try_flush).await?.await
+    }
+
+    /// Everything queued is written.
+    pub fn flush_queued(&self) {
+        self.0.flush();
+    }
+
+    fn try_flush(&self, (): ()) -> Result<Written, ()> {
+        if !self.0.has_room() {
+            return Err(());
+        }
         let (promise, written) = promise();
-        self.put(msg, Some(promise))?;
+        self.0.push(Entry::Promise(promise));
+        self.0.flush();
         Ok(written)
     }
 
     fn put(&self, msg: T, promise: Option<Promise>) -> Result<(), T> {
-        let outbox = &*self.0;
-        if outbox.state.get() != State::Open || outbox.queue.borrow().len() >= outbox.capacity {
+        if !self.0.has_room() {
             return Err(msg);
         }
-        outbox.push(Entry::Message(msg, promise));
+        self.0.push(Entry::Message(msg, promise));
         Ok(())
     }
 
@@ -108,7 +161,7 @@ impl<T> Writer<T> {
         self.with_room(msg, Self::try_send).await?.await
     }
 
-    async fn with_room<R>(&self, msg: T, put: fn(&Self, T) -> Result<R, T>) -> Result<R, ChannelClosed> {
+    async fn with_room<M, R>(&self, msg: M, put: fn(&Self, M) -> Result<R, M>) -> Result<R, ChannelClosed> {
         let mut msg = Some(msg);
         poll_fn(|task| {
             let Some(unwritten) = msg.take() else { return Poll::Pending };
@@ -140,8 +193,14 @@ impl<T> Writer<T> {
         if self.0.state.get() == State::Open {
             self.0.state.set(State::Closing);
             self.0.push(last);
+            self.0.flush();
             self.0.wake_waiting();
         }
+    }
+
+    /// Messages that are queued.
+    pub fn queued(&self) -> usize {
+        self.0.queue.borrow().len()
     }
 
     /// Whether the channel is closed.
@@ -149,8 +208,29 @@ impl<T> Writer<T> {
         self.0.state.get() == State::Closed
     }
 
+    /// Keeps the queue from being shut while no tail drains it.
+    pub fn attach(&self) -> Attachment<T> {
+        self.0.tails.set(self.0.tails.get() + 1);
+        Attachment(self.0.clone())
+    }
+}
+
+/// What keeps a [`Writer`]'s queue from being shut. A tail that drains it has one; when the last is dropped, what is
+/// queued will not be written.
+pub struct Attachment<T>(Rc<Outbox<T>>);
+
+impl<T> Attachment<T> {
     pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
         self.0.clone()
+    }
+}
+
+impl<T> Drop for Attachment<T> {
+    fn drop(&mut self) {
+        self.0.tails.set(self.0.tails.get() - 1);
+        if self.0.tails.get() == 0 {
+            self.0.shut();
+        }
     }
 }
 
@@ -162,15 +242,22 @@ impl<T> Clone for Writer<T> {
 
 impl<T> Outbox<T> {
     pub(crate) fn open(&self, channel: Waker) {
-        if !self.queue.borrow().is_empty() {
+        if self.flushed.get() > 0 {
             channel.wake_by_ref();
         }
         self.channel.replace(Some(channel));
     }
 
-    /// The next entry. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
+    /// The next entry that is to be written now. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
     pub(crate) fn pop(&self) -> Option<Entry<T>> {
+        let left = self.flushed.get().checked_sub(1)?;
+        self.flushed.set(left);
         self.queue.borrow_mut().pop_front()
+    }
+
+    /// All that is queued is to be written.
+    pub(crate) fn flush_all(&self) {
+        self.flushed.set(self.queue.borrow().len());
     }
 
     pub(crate) fn made_room(&self) {
@@ -180,16 +267,25 @@ impl<T> Outbox<T> {
     }
 
     /// The channel is closed: what is still queued will not be written.
-    pub(crate) fn shut(&self) {
+    fn shut(&self) {
         self.state.set(State::Closed);
         self.channel.take();
+        self.flushed.set(0);
         let left = self.queue.take();
         self.wake_waiting();
         drop(left);
     }
 
+    fn has_room(&self) -> bool {
+        self.state.get() == State::Open && self.queue.borrow().len() < self.capacity
+    }
+
     fn push(&self, entry: Entry<T>) {
         self.queue.borrow_mut().push_back(entry);
+    }
+
+    fn flush(&self) {
+        self.flush_all();
         if let Some(channel) = &*self.channel.borrow() {
             channel.wake_by_ref();
         }
