@@ -40,7 +40,7 @@ fn caller(first: &'static str, journal: &Journal) -> impl Pipeline<In = Bytes, O
 }
 
 /// Answers lines; `bye` with the end, `die` with a reset.
-fn lines(_: &Connection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+fn lines(_: &NewConnection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
     struct Answer;
     impl Tail for Answer {
         type In = String;

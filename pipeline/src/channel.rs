@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
 use crate::link::Link;
-use crate::{DemandHandle, Error, Event, EventSender, Pipeline, Traffic};
+use crate::{DemandHandle, Error, Event, EventSender, Pipeline};
 
 /// Limits of a channel. Bytes are those written and not yet taken by the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -165,11 +165,6 @@ impl Channel {
         self.link.known_features()?.get()
     }
 
-    /// How much this channel receives and sends, counted from the first call on.
-    pub fn traffic(&mut self) -> Traffic {
-        Traffic(self.link.traffic(self.now))
-    }
-
     /// This stage has unpacked so many bytes of what was received: decrypted or decompressed them into fresh memory.
     /// When channels have unpacked a lot, the event loop sees to it that what comes of it is sent before there is
     /// more, and while it is still in the processor's cache.
@@ -182,6 +177,11 @@ impl Channel {
     /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
     pub fn set_needs_input(&mut self, needs_input: bool) {
         self.link.set_needs_input(needs_input);
+    }
+
+    /// Whether a stage [needs input](Channel::set_needs_input) before it can do its work: its handshake is not done.
+    pub fn needs_input(&self) -> bool {
+        self.link.needs_input()
     }
 
     /// Wakes this channel: a stage that waits is then asked for `more`.

@@ -367,7 +367,11 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
             Signal::Event(from, event) if *from <= self.coder.id && !event.is_taken() => {
                 self.coder.with(ch, out, |protocol, wire| protocol.event(wire, event))
             }
-            Signal::Writable(_) | Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
+            Signal::Writable(_)
+            | Signal::Timer(..)
+            | Signal::Event(..)
+            | Signal::Settle
+            | Signal::Leaving => Ok(()),
             Signal::Closed(why) => {
                 self.waits = None; // cancels what it waits for
                 self.coder.protocol.closed(*why);

@@ -10,7 +10,9 @@ use crate::channel::StageId;
 use crate::link::Link;
 use crate::outbound::Edge;
 use crate::pipeline::DynPipeline;
-use crate::{Channel, Error, Event, Features, Operation, Output, Pipeline, Result, Signal, Step, Target};
+use crate::{
+    Channel, Error, Event, Features, Operation, Output, Pipeline, Result, Signal, Step, Target, Traffic,
+};
 
 /// Chunks that wait for a held pipeline before [`Runner::wants_bytes`] says no.
 const WAITING_CHUNKS_MAX: usize = 4;
@@ -88,6 +90,11 @@ impl Runner {
     /// What is known about the connection already.
     pub fn set_features(&mut self, features: Features) {
         self.link.set_features(features);
+    }
+
+    /// How much the channel receives and sends, counted from the first call on.
+    pub fn traffic(&mut self, now: Instant) -> Traffic {
+        Traffic(self.link.traffic(now))
     }
 
     /// Tells the stages that the channel is open.

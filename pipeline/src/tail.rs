@@ -136,6 +136,18 @@ pub struct TailStage<T: Tail> {
     outbox: Option<Attachment<T::Out>>,
 }
 
+/// What is written of what tasks have queued.
+#[derive(Clone, Copy, PartialEq)]
+enum Queued {
+    /// What was flushed, while the channel is writable: above the high-water mark the queue is to fill, and those who
+    /// write are to wait.
+    AsWritable,
+    /// What was flushed. What was not goes out through the tail that comes next.
+    Flushed,
+    /// Everything, before the channel closes.
+    All,
+}
+
 impl<T: Tail> TailStage<T> {
     pub(crate) fn new(tail: T, outbox: Option<Attachment<T::Out>>) -> Self {
         TailStage { tail, id: StageId::TRANSPORT, outbox }
@@ -151,15 +163,14 @@ impl<T: Tail> TailStage<T> {
         call(&mut self.tail, &mut Context::new(out, ch, self.id))
     }
 
-    /// Writes what tasks have queued: while the channel is writable, since above the high-water mark the queue is to
-    /// fill and those who write are to wait; or all of it, before the channel closes.
-    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, all: bool) {
+    /// Writes what tasks have queued.
+    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
         let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) else { return };
-        if all {
+        if which == Queued::All {
             outbox.flush_all();
         }
         while !ch.is_closing()
-            && (all || ch.is_writable())
+            && (which != Queued::AsWritable || ch.is_writable())
             && let Some(entry) = outbox.pop()
         {
             let result = match entry {
@@ -199,12 +210,12 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn resume<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        self.drain(ch, out, false);
+        self.drain(ch, out, Queued::AsWritable);
         Step::Ready
     }
 
     fn end<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        self.drain(ch, out, true); // most tails close now
+        self.drain(ch, out, Queued::All); // most tails close now
         if let Err(error) = self.with(ch, out, |tail, cx| tail.half_closed(cx)) {
             self.fail(ch, out, error);
         }
@@ -242,6 +253,11 @@ impl<T: Tail> Pipeline for TailStage<T> {
             Signal::Event(from, event) if *from <= self.id && !event.is_taken() => {
                 self.with(ch, out, |tail, cx| tail.event(cx, event))
             }
+            Signal::Leaving => {
+                let goes_on = self.outbox.as_ref().is_some_and(|outbox| outbox.is_shared());
+                self.drain(ch, out, if goes_on { Queued::Flushed } else { Queued::All });
+                Ok(())
+            }
             Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
                 self.tail.closed(*why);
@@ -268,7 +284,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
             return out.operate(ch, operation); // a refusal is for whoever connects
         }
         if let Operation::Close | Operation::CloseOutput = operation {
-            self.drain(ch, out, true);
+            self.drain(ch, out, Queued::All);
         }
         if let Err(error) = self.with(ch, out, |_, cx| cx.operate(operation)) {
             self.fail(ch, out, error);

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 /// How much a channel has received and sent. Clones show the same channel; it stays readable when that is closed.
-/// Made by [`Channel::traffic`](crate::Channel::traffic), from when on it counts.
+/// Made by [`Runner::traffic`](crate::Runner::traffic), from when on it counts.
 #[derive(Clone)]
 pub struct Traffic(pub(crate) Rc<TrafficCells>);
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 
 use crate::promise::promise;
 use crate::{Promise, Result, Written};
@@ -23,6 +23,7 @@ pub(crate) struct Outbox<T> {
     queue: RefCell<VecDeque<Entry<T>>>,
     /// Of the queue, these are to be written now; those behind them wait for a flush.
     flushed: Cell<usize>,
+    written: Cell<u64>,
     capacity: usize,
     /// Who keeps the queue open: one tail, or during a switch two.
     tails: Cell<usize>,
@@ -66,6 +67,7 @@ impl<T> Writer<T> {
         Writer(Rc::new(Outbox {
             queue: RefCell::default(),
             flushed: Cell::new(0),
+            written: Cell::new(0),
             capacity: capacity.max(1),
             tails: Cell::new(0),
             channel: RefCell::default(),
@@ -164,18 +166,26 @@ impl<T> Writer<T> {
     async fn with_room<M, R>(&self, msg: M, put: fn(&Self, M) -> Result<R, M>) -> Result<R, ChannelClosed> {
         let mut msg = Some(msg);
         poll_fn(|task| {
-            let Some(unwritten) = msg.take() else { return Poll::Pending };
-            match put(self, unwritten) {
-                Ok(done) => Poll::Ready(Ok(done)),
-                Err(_) if self.0.state.get() != State::Open => Poll::Ready(Err(ChannelClosed)),
-                Err(back) => {
-                    msg = Some(back);
-                    self.0.wait(task.waker());
-                    Poll::Pending
-                }
-            }
+            ready!(self.poll_ready(task))?;
+            let put = msg.take().and_then(|msg| put(self, msg).ok());
+            Poll::Ready(put.ok_or(ChannelClosed)) // there was room for it
         })
         .await
+    }
+
+    /// Ready when there is room for a message. Otherwise the task is woken when there is.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when there will be none.
+    pub fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
+        if self.0.has_room() {
+            Poll::Ready(Ok(()))
+        } else if self.0.state.get() != State::Open {
+            Poll::Ready(Err(ChannelClosed))
+        } else {
+            self.0.wait(task.waker());
+            Poll::Pending
+        }
     }
 
     /// Closes the channel once everything queued has been sent. Those who wait for room in the queue are refused.
@@ -203,6 +213,16 @@ impl<T> Writer<T> {
         self.0.queue.borrow().len()
     }
 
+    /// Messages that have been handed to the stages.
+    pub fn written(&self) -> u64 {
+        self.0.written.get()
+    }
+
+    /// Whether messages can be written: neither is the channel closed, nor has this side asked for that.
+    pub fn is_open(&self) -> bool {
+        self.0.state.get() == State::Open
+    }
+
     /// Whether the channel is closed.
     pub fn is_closed(&self) -> bool {
         self.0.state.get() == State::Closed
@@ -222,6 +242,11 @@ pub struct Attachment<T>(Rc<Outbox<T>>);
 impl<T> Attachment<T> {
     pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
         self.0.clone()
+    }
+
+    /// Whether somebody else keeps the queue open too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.tails.get() > 1
     }
 }
 
@@ -252,7 +277,11 @@ impl<T> Outbox<T> {
     pub(crate) fn pop(&self) -> Option<Entry<T>> {
         let left = self.flushed.get().checked_sub(1)?;
         self.flushed.set(left);
-        self.queue.borrow_mut().pop_front()
+        let entry = self.queue.borrow_mut().pop_front();
+        if let Some(Entry::Message(..)) = entry {
+            self.written.set(self.written.get() + 1);
+        }
+        entry
     }
 
     /// All that is queued is to be written.

@@ -54,7 +54,7 @@ pub struct Simulation {
 
 /// The other side of a connection, played by a test.
 #[derive(Clone)]
-pub struct Peer(Rc<RefCell<Line>>);
+pub struct Far(Rc<RefCell<Line>>);
 
 /// Runs a test with each of these seeds. A seed that fails is named, and `PERIHELION_SEED` repeats it alone.
 ///
@@ -158,14 +158,14 @@ impl Simulation {
     }
 
     /// A connected socket, for [`Io::open`], and its peer.
-    pub fn connected(&mut self) -> (OwnedFd, Peer) {
+    pub fn connected(&mut self) -> (OwnedFd, Far) {
         let (fd, line) = self.world.borrow_mut().connected();
-        (fd, Peer(line))
+        (fd, Far(line))
     }
 
     /// A peer that connects to a listener of this worker.
-    pub fn knock(&mut self) -> Peer {
-        Peer(self.world.borrow_mut().knock())
+    pub fn knock(&mut self) -> Far {
+        Far(self.world.borrow_mut().knock())
     }
 
     /// From now on connects to this address are answered; to others they are refused.
@@ -174,8 +174,8 @@ impl Simulation {
     }
 
     /// The next connect that was answered.
-    pub fn answered(&mut self) -> Option<Peer> {
-        self.world.borrow_mut().answered().map(Peer)
+    pub fn answered(&mut self) -> Option<Far> {
+        self.world.borrow_mut().answered().map(Far)
     }
 
     fn inside<R>(&mut self, call: impl FnOnce(&mut Worker, &RefCell<World>, &Local) -> R) -> R {
@@ -234,7 +234,7 @@ impl Drop for Simulation {
     }
 }
 
-impl Peer {
+impl Far {
     /// Sends bytes to the endpoint.
     pub fn send(&self, bytes: impl AsRef<[u8]>) {
         self.0.borrow_mut().inbound.extend(bytes.as_ref());

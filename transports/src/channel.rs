@@ -9,7 +9,13 @@ use std::time::Instant;
 
 use crate::admission::Place;
 use crate::group::{Group, Notice, Order};
-use crate::watch::Watch;
+use crate::watch::{Watch, Wish};
+
+/// A pipeline for a connection, and who wants to know of its channel's end.
+pub(crate) struct NewChannel {
+    pub(crate) runner: Runner,
+    pub(crate) watch: Option<Rc<Watch>>,
+}
 
 /// A connection and its pipeline.
 ///
@@ -73,9 +79,8 @@ impl Channel {
     pub(crate) fn new(
         io: &mut Io,
         id: EndpointId,
-        runner: Runner,
+        NewChannel { runner, watch }: NewChannel,
         group: Rc<Group>,
-        watch: Option<Rc<Watch>>,
         place: Place,
     ) -> Self {
         group.channel_opened();
@@ -262,7 +267,7 @@ impl Channel {
             report(reason);
         }
         if let Some(watch) = self.watch.take() {
-            watch.closed(reason.map(ToString::to_string));
+            watch.closed(ch.now(), reason.map(ToString::to_string));
         }
     }
 }
@@ -329,8 +334,10 @@ impl Endpoint for Channel {
     }
 
     fn wake(&mut self, io: &mut Io) {
-        if self.watch.as_ref().is_some_and(|watch| watch.take_close()) {
-            self.close(io);
+        match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
+            None => {}
+            Some(Wish::Close) => self.close(io),
+            Some(Wish::Abort) => return self.end(io, How::Reset),
         }
         if self.state == State::Open {
             self.run(io, |runner, ch| runner.resume(ch));
@@ -364,7 +371,8 @@ impl Drop for Channel {
     /// Counted here rather than at the channel's end, which a panic may have kept from coming, or from being whole.
     fn drop(&mut self) {
         if let Some(watch) = self.watch.take() {
-            watch.closed(Some("a stage of the channel panicked, or its worker stopped".into()));
+            let now = self.group.channel.borrow().now();
+            watch.closed(now, Some("a stage of the channel panicked, or its worker stopped".into()));
         }
         self.group.channel_closed();
     }

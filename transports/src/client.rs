@@ -2,20 +2,20 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{self as pipeline, Pipeline, Runner, Target};
-use perihelion_runtime::{ChannelConfig, Config, TcpConfig, defer, run_blocking};
+use perihelion_runtime::{ChannelConfig, Config, TcpConfig, defer, now, run_blocking};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
 use crate::admission::Place;
-use crate::channel::Channel;
+use crate::channel::{Channel, NewChannel};
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
-use crate::watch::{ChannelHandle, Watch};
-use crate::{Address, Error, socket};
+use crate::watch::{ChannelHandle, Side, Watch};
+use crate::{Address, Error, NewConnection, socket};
 
 /// Connects, and puts pipelines on the connections. It belongs to one worker; clones share what they count.
 ///
@@ -154,18 +154,15 @@ impl Client {
         Err(last)
     }
 
-    fn channel(&self, connected: OwnedFd, runner: Runner) -> ChannelHandle {
-        let watch = Rc::new(Watch::default());
-        let (group, theirs) = (Rc::clone(&self.group), Rc::clone(&watch));
+    fn channel(&self, connected: OwnedFd, mut runner: Runner) -> ChannelHandle {
+        let addresses = NewConnection::accepted(connected.as_fd()).addresses().ok();
+        let watch = Watch::new(&mut runner, Side::Connected, addresses, now());
+        let new = NewChannel { runner, watch: Some(Rc::clone(&watch)) };
+        let (group, unopened) = (Rc::clone(&self.group), Rc::clone(&watch));
         defer(move |io| {
-            let unopened = Rc::clone(&theirs);
-            if io
-                .open(connected, |io, id| {
-                    Channel::new(io, id, runner, group, Some(theirs), Place::uncounted())
-                })
-                .is_err()
-            {
-                unopened.closed(Some("the worker can't hold more connections".into()));
+            let opened = io.open(connected, |io, id| Channel::new(io, id, new, group, Place::uncounted()));
+            if opened.is_err() {
+                unopened.closed(io.now(), Some("the worker can't hold more connections".into()));
             }
         });
         ChannelHandle(watch)

@@ -1,8 +1,9 @@
 //! What can go wrong with servers and clients.
 
 use std::io;
+use std::time::Duration;
 
-use crate::Address;
+use crate::{Address, ChannelHandle, Mode};
 
 /// Why a server could not start, or a client not connect.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,51 @@ pub enum Error {
     /// The runtime can't be asked.
     #[error(transparent)]
     Runtime(#[from] perihelion_runtime::Error),
+}
+
+/// What can go wrong on a connection that has been made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// It is closed.
+    #[error("the connection is closed{}", because(reason))]
+    Closed {
+        /// Why, unless in order.
+        reason: Option<String>,
+    },
+    /// A task waits for what comes next already: only one may.
+    #[error("another task receives from this connection already")]
+    ReceivePending,
+    /// The frames that wait to be sent are as many as there may be: `channel.unsent_frames_max`.
+    #[error("the queue of frames to be sent is full")]
+    QueueFull,
+    /// A request with this identifier waits for its reply already.
+    #[error("a request with the same identifier waits for its reply")]
+    DuplicateRequest,
+    /// The reply has not come in time: `channel.request_ms`.
+    #[error("there was no reply within {0:?}")]
+    NoReply(Duration),
+    /// What was asked for needs the other mode.
+    #[error("{what} needs a peer in another mode: call `set_mode(Mode::{needs:?})` before")]
+    WrongMode {
+        /// What was asked for.
+        what: &'static str,
+        /// The mode that it needs.
+        needs: Mode,
+    },
+    /// The peer's bytes are read by somebody else for now: see [`Peer::detach`](crate::Peer::detach).
+    #[error("the peer is detached: its bytes are read by somebody else")]
+    Detached,
+}
+
+fn because(reason: &Option<String>) -> String {
+    reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
+}
+
+impl ConnectionError {
+    pub(crate) fn closed(channel: &ChannelHandle) -> Self {
+        ConnectionError::Closed { reason: channel.0.reason().flatten() }
+    }
 }
 
 impl Error {

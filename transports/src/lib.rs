@@ -13,6 +13,9 @@ mod connector;
 mod error;
 mod group;
 mod listener;
+mod middleware;
+mod new_connection;
+mod peer;
 mod server;
 mod socket;
 pub mod testing;
@@ -21,6 +24,11 @@ mod watch;
 pub use address::Address;
 pub use client::Client;
 pub use connection::Connection;
-pub use error::Error;
+pub use error::{ConnectionError, Error};
+pub use middleware::Next;
+pub use new_connection::NewConnection;
+pub use peer::{
+    Handling, Mode, Peer, PeerSender, PeerStatistics, PeerTail, Reply, Request, Subscription, Unclaimed,
+};
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
-pub use watch::{ChannelHandle, Closed};
+pub use watch::{Addresses, ChannelHandle, Closed, Side};

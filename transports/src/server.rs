@@ -1,21 +1,28 @@
 //! A server: listeners on all workers, and a pipeline for each connection.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Pipeline, Runner};
-use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
+use perihelion_pipeline::{self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage};
+use perihelion_runtime::{
+    ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, spawn_local, timeout,
+};
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Filter};
-use crate::connection::internet;
+use crate::channel::NewChannel;
 use crate::group::{Counters, Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline};
-use crate::{Address, Connection, Error, socket};
+use crate::middleware::{self, Layer, Protocol};
+use crate::new_connection::internet;
+use crate::{Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
@@ -48,6 +55,7 @@ pub struct Server<M = NoPipeline> {
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filter: Option<Filter>,
+    middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
@@ -95,18 +103,22 @@ impl Server {
             channel: None,
             limits: None,
             filter: None,
+            middleware: Vec::new(),
         }
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
-    pub fn pipeline<P>(self, make: impl Fn(&Connection<'_>) -> P + Send + Sync + 'static) -> Server<PerCore>
+    pub fn pipeline<P>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> P + Send + Sync + 'static,
+    ) -> Server<PerCore>
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         let make = Arc::new(make);
         self.pipeline_per_core(move || {
             let make = Arc::clone(&make);
-            move |connection: &Connection<'_>| make(connection)
+            move |connection: &NewConnection<'_>| make(connection)
         })
     }
 
@@ -114,16 +126,155 @@ impl Server {
     /// So state that a worker's connections share needs no lock.
     pub fn pipeline_per_core<F, P>(self, make: impl Fn() -> F + Send + Sync + 'static) -> Server<PerCore>
     where
-        F: Fn(&Connection<'_>) -> P + 'static,
+        F: Fn(&NewConnection<'_>) -> P + 'static,
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let make = PerCore(Arc::new(move || {
-            let make = make();
-            Box::new(move |connection, channel| Runner::new(make(connection), channel))
-        }));
-        let Server { address, tcp, channel, limits, filter, .. } = self;
-        Server { address, make, tcp, channel, limits, filter }
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let make = make();
+                Box::new(move |new, group| {
+                    let runner = Runner::new(make(new), &group.channel.borrow());
+                    NewChannel { runner, watch: None }
+                })
+            });
+        }
+        self.made_by(move |layers| {
+            let make = Rc::new(make());
+            let protocol: Protocol = Rc::new(move |connection| {
+                let make = Rc::clone(&make);
+                Box::pin(async move {
+                    let pipeline = make(&NewConnection::passed(&connection));
+                    Ok(connection.pipeline_until_closed(pipeline).await?)
+                })
+            });
+            connections(layers, protocol)
+        })
     }
+
+    /// Each connection is an asynchronous function's, which runs as a task on the connection's worker. When it is done
+    /// the connection is closed in order; what it fails with is logged.
+    ///
+    /// ```no_run
+    /// # use perihelion_transports::{Connection, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").connections(async |connection: Connection| {
+    ///     while let Some(bytes) = connection.read().await? {
+    ///         connection.write(bytes).await?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn connections(
+        self,
+        serve: impl AsyncFn(Connection) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore> {
+        let serve = Arc::new(serve);
+        self.made_by(move |layers| {
+            let serve = Arc::clone(&serve);
+            let protocol: Protocol = Rc::new(move |connection| {
+                let serve = Arc::clone(&serve);
+                Box::pin(async move { serve(connection).await })
+            });
+            connections(layers, protocol)
+        })
+    }
+
+    /// Each connection is a [`Peer`], with stages from the first function, and an asynchronous function's, which runs as
+    /// a task on the connection's worker. When that is done, and nothing else holds the peer, the connection is closed in
+    /// order; what it fails with is logged. No frame is read before it has begun.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{Lines, codec};
+    /// # use perihelion_transports::{Peer, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").peer(
+    ///     |_conn| codec(Lines::lf(8192)),
+    ///     async |peer: Peer<String, String>| {
+    ///         while let Some(line) = peer.recv().await? {
+    ///             peer.send(line).await?;
+    ///         }
+    ///         Ok(())
+    ///     },
+    /// );
+    /// ```
+    pub fn peer<S>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> Builder<S> + Send + Sync + 'static,
+        serve: impl AsyncFn(Peer<S::Up, S::Down>) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore>
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>> + 'static,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let (make, serve) = (Arc::new(make), Arc::new(serve));
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let (make, serve) = (Arc::clone(&make), Arc::clone(&serve));
+                Box::new(move |new, group| {
+                    let addresses = new.addresses().ok();
+                    let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
+                    let serve = Arc::clone(&serve);
+                    drop(spawn_local(async move {
+                        // By the end of its first turn the function has said who gets frames.
+                        let begun = peer.clone();
+                        let mut serving = pin!(serve(peer));
+                        let first = poll_fn(|task| Poll::Ready(serving.as_mut().poll(task))).await;
+                        begun.start();
+                        drop(begun);
+                        middleware::report(match first {
+                            Poll::Ready(done) => done,
+                            Poll::Pending => serving.await,
+                        });
+                    }));
+                    channel
+                })
+            });
+        }
+        self.connections(async move |connection: Connection| {
+            let stages = make(&NewConnection::passed(&connection));
+            serve(connection.peer(stages)).await
+        })
+    }
+
+    fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
+        let Server { address, tcp, channel, limits, filter, middleware, .. } = self;
+        let layers: Vec<Layer> = middleware.clone();
+        let make = PerCore(Arc::new(move || make(&layers.clone().into())));
+        Server { address, make, tcp, channel, limits, filter, middleware }
+    }
+
+    /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
+    /// connection on with `next`. What was registered first is outermost. The connection is closed when the outermost is
+    /// done.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{LengthPrefixed, codec};
+    /// # use perihelion_transports::{Connection, Next, Server};
+    /// # use bytes::Bytes;
+    /// Server::bind("tcp://127.0.0.1:7000")
+    ///     .with(async |connection: Connection, next: Next| {
+    ///         let handle = connection.handle();
+    ///         let result = next.run(connection).await;
+    ///         println!("{:?} was here for {:?}", handle.addresses(), handle.alive());
+    ///         result
+    ///     })
+    ///     .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).service(async |frame: Bytes| Ok(frame)));
+    /// ```
+    pub fn with(
+        mut self,
+        call: impl AsyncFn(Connection, Next) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware.push(middleware::layer(call));
+        self
+    }
+}
+
+/// Makes connections that go through these layers to a protocol.
+fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
+    let layers = Rc::clone(layers);
+    Box::new(move |new, group| {
+        let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
+        middleware::start(connection, Next::new(&layers, &protocol));
+        channel
+    })
 }
 
 impl<M> Server<M> {
@@ -150,7 +301,7 @@ impl<M> Server<M> {
     ///     .filter(move |connection| connection.peer_addr().is_ok_and(|peer| rules.permits(peer.ip())));
     /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
     /// ```
-    pub fn filter(mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn filter(mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));
         self
     }

@@ -146,6 +146,16 @@ pub struct ChannelConfig {
     pub drain_ms: u64,
     /// How long a connect may take, in milliseconds.
     pub connect_ms: u64,
+    /// Bytes that wait for a task that reads a connection; then reading stops.
+    pub unread_bytes_max: usize,
+    /// Frames that wait for a task that receives from a peer, or for one of its subscriptions; then reading stops.
+    pub unread_frames_max: usize,
+    /// Frames that tasks may queue on one connection before they have to wait.
+    pub unsent_frames_max: usize,
+    /// Requests of one peer that may wait for replies at once; more have to wait.
+    pub requests_max: usize,
+    /// How long a request waits for its reply, in milliseconds.
+    pub request_ms: u64,
 }
 
 /// Options of TCP sockets.
@@ -222,6 +232,11 @@ impl Default for ChannelConfig {
             close_ms: 5_000,
             drain_ms: 10_000,
             connect_ms: 10_000,
+            unread_bytes_max: 64 * 1024,
+            unread_frames_max: 64,
+            unsent_frames_max: 256,
+            requests_max: 1024,
+            request_ms: 30_000,
         }
     }
 }
@@ -277,6 +292,11 @@ impl ChannelConfig {
     pub fn connect(&self) -> Duration {
         Duration::from_millis(self.connect_ms)
     }
+
+    /// How long a request waits for its reply.
+    pub fn request(&self) -> Duration {
+        Duration::from_millis(self.request_ms)
+    }
 }
 
 impl RuntimeConfig {
@@ -315,6 +335,11 @@ impl Config {
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
         at_least("channel.messages_per_turn", channel.messages_per_turn.into(), 1)?;
         at_least("channel.connect_ms", channel.connect_ms, 1)?;
+        at_least("channel.unread_bytes_max", channel.unread_bytes_max as u64, 1)?;
+        at_least("channel.unread_frames_max", channel.unread_frames_max as u64, 1)?;
+        at_least("channel.unsent_frames_max", channel.unsent_frames_max as u64, 1)?;
+        at_least("channel.requests_max", channel.requests_max as u64, 1)?;
+        at_least("channel.request_ms", channel.request_ms, 1)?;
         in_range("tcp.backlog", tcp.backlog.into(), 1..=i32::MAX as u64)?;
         in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
         in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;
