@@ -28,7 +28,8 @@ pub use error::{ConnectionError, Error};
 pub use middleware::Next;
 pub use new_connection::NewConnection;
 pub use peer::{
-    Handling, Mode, Peer, PeerSender, PeerStatistics, PeerTail, Reply, Request, Subscription, Unclaimed,
+    Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
+    Reply, Request, Slow, Subscription, Unclaimed,
 };
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};

@@ -1,6 +1,8 @@
 //! A peer: frames to receive with `await`, by event or by subscription, and frames to send.
 
+mod group;
 mod inbox;
+mod remote;
 mod requests;
 mod sender;
 mod subscription;
@@ -18,6 +20,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+pub use group::{Heard, Membership, PeerGroup, Slow};
+pub use remote::RemotePeer;
 pub use requests::{Reply, Request, Unclaimed};
 pub use sender::PeerSender;
 pub use subscription::Subscription;
@@ -109,7 +113,8 @@ pub struct PeerStatistics {
     pub unread_frames: usize,
     /// Frames that wait to be sent.
     pub unsent_frames: usize,
-    /// Frames that nobody wanted: replies to requests that were given up, or that were never made.
+    /// Frames that nobody wanted, such as replies to requests that were given up; and those that were sent to a
+    /// [group](PeerGroup) and for which the other side was too slow.
     pub dropped: u64,
     /// Requests that wait for their replies.
     pub requests: usize,
@@ -429,7 +434,7 @@ impl<In, Out> Peer<In, Out> {
             bytes_out: owner.traffic().sent(),
             unread_frames: inbox.queued(),
             unsent_frames: sender.queued(),
-            dropped: inbox.dropped(),
+            dropped: inbox.dropped() + sender.skipped(),
             requests: inbox.requests.in_flight(),
             alive: owner.alive(),
             idle: now().saturating_duration_since(owner.traffic().last_activity()),

@@ -2,8 +2,10 @@
 
 use futures_sink::Sink;
 use perihelion_pipeline::{Writer, Written};
+use std::cell::Cell;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::{ChannelHandle, ConnectionError};
@@ -13,11 +15,13 @@ use crate::{ChannelHandle, ConnectionError};
 pub struct PeerSender<Out> {
     writer: Writer<Out>,
     channel: ChannelHandle,
+    /// Frames that it was too slow for.
+    skipped: Rc<Cell<u64>>,
 }
 
 impl<Out> PeerSender<Out> {
     pub(super) fn new(writer: Writer<Out>, channel: ChannelHandle) -> Self {
-        PeerSender { writer, channel }
+        PeerSender { writer, channel, skipped: Rc::default() }
     }
 
     /// Sends a frame, and everything queued before it, when there is room in the queue. It goes out at the end of this
@@ -65,6 +69,19 @@ impl<Out> PeerSender<Out> {
         self.writer.queued()
     }
 
+    /// Sends a frame if there is room for it in the queue.
+    pub(super) fn try_send(&self, frame: Out) -> bool {
+        self.writer.try_write(frame).is_ok()
+    }
+
+    pub(super) fn count_skipped(&self) {
+        self.skipped.set(self.skipped.get() + 1);
+    }
+
+    pub(super) fn skipped(&self) -> u64 {
+        self.skipped.get()
+    }
+
     pub(super) fn writer(&self) -> &Writer<Out> {
         &self.writer
     }
@@ -80,7 +97,8 @@ impl<Out> PeerSender<Out> {
 
 impl<Out> Clone for PeerSender<Out> {
     fn clone(&self) -> Self {
-        PeerSender { writer: self.writer.clone(), channel: self.channel.clone() }
+        let PeerSender { writer, channel, skipped } = self;
+        PeerSender { writer: writer.clone(), channel: channel.clone(), skipped: Rc::clone(skipped) }
     }
 }
 
