@@ -138,7 +138,7 @@ impl<Out: 'static> PeerGroup<Out> {
     ///
     /// # Panics
     /// Outside a worker.
-    pub async fn len(&self) -> usize {
+    pub async fn count(&self) -> usize {
         self.on_each(|_| 1).await
     }
 

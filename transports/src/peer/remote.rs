@@ -19,8 +19,10 @@ pub struct RemotePeer<In: 'static, Out: 'static>(mpsc::Sender<Order<In, Out>>);
 
 enum Order<In: 'static, Out: 'static> {
     Send(Out, oneshot::Sender<Result<(), ConnectionError>>),
-    Run(Box<dyn FnOnce(Peer<In, Out>) -> Pin<Box<dyn Future<Output = ()>>> + Send>),
+    Run(Call<In, Out>),
 }
+
+type Call<In, Out> = Box<dyn FnOnce(Peer<In, Out>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 impl<In, Out> Peer<In, Out> {
     /// A handle for other cores and threads.
@@ -88,8 +90,7 @@ impl<In, Out> RemotePeer<In, Out> {
         call: impl AsyncFnOnce(Peer<In, Out>) -> T + Send + 'static,
     ) -> Result<T, ConnectionError> {
         let (reply, answer) = oneshot::channel();
-        let run: Box<dyn FnOnce(Peer<In, Out>) -> Pin<Box<dyn Future<Output = ()>>> + Send> =
-            Box::new(|peer| Box::pin(async move { drop(reply.send(call(peer).await)) }));
+        let run: Call<In, Out> = Box::new(|peer| Box::pin(async move { drop(reply.send(call(peer).await)) }));
         self.order(Order::Run(run)).await?;
         answer.await.map_err(|_| ConnectionError::Closed { reason: None })
     }
