@@ -164,6 +164,7 @@ impl<T: Tail> TailStage<T> {
     }
 
     /// Writes what tasks have queued.
+    #[inline]
     fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
         let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) else { return };
         if which == Queued::All {
@@ -231,6 +232,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn flush<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        self.drain(ch, out, Queued::AsWritable);
         if let Err(error) = out.flush(ch) {
             self.fail(ch, out, error);
         }

@@ -129,6 +129,12 @@ impl<T> Writer<T> {
         self.0.flush();
     }
 
+    /// Like [`flush_queued`](Writer::flush_queued), for whoever knows that the channel is about to end its turn: nothing
+    /// is woken for it.
+    pub fn flush_in_turn(&self) {
+        self.0.flush_all();
+    }
+
     fn try_flush(&self, (): ()) -> Result<Written, ()> {
         if !self.0.has_room() {
             return Err(());

@@ -156,8 +156,8 @@ impl Client {
 
     fn channel(&self, connected: OwnedFd, mut runner: Runner) -> ChannelHandle {
         let addresses = NewConnection::accepted(connected.as_fd()).addresses().ok();
-        let watch = Watch::new(&mut runner, Side::Connected, addresses, now());
-        let new = NewChannel { runner, watch: Some(Rc::clone(&watch)) };
+        let watch = Watch::new(&mut runner, Rc::default(), Side::Connected, addresses, now());
+        let new = NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None };
         let (group, unopened) = (Rc::clone(&self.group), Rc::clone(&watch));
         defer(move |io| {
             let opened = io.open(connected, |io, id| Channel::new(io, id, new, group, Place::uncounted()));

@@ -11,6 +11,7 @@ mod client;
 mod connection;
 mod connector;
 mod error;
+mod function;
 mod group;
 mod listener;
 mod middleware;

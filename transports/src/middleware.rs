@@ -1,7 +1,6 @@
 //! What wraps the whole life of a connection: middleware.
 
 use perihelion_pipeline::Result;
-use perihelion_runtime::spawn_local;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,11 +49,6 @@ pub(crate) fn layer(call: impl AsyncFn(Connection, Next) -> Result<()> + Send + 
         let call = Arc::clone(&call);
         Box::pin(async move { call(connection, next).await })
     })
-}
-
-/// Lets a connection go its way in a task of its own.
-pub(crate) fn start(connection: Connection, next: Next) {
-    drop(spawn_local(async move { report(next.run(connection).await) }));
 }
 
 /// What nobody has handled. That a connection was closed, and why, has been told already.

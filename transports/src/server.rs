@@ -2,17 +2,12 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage};
-use perihelion_runtime::{
-    ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, spawn_local, timeout,
-};
+use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
 use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,7 +129,7 @@ impl Server {
                 let make = make();
                 Box::new(move |new, group| {
                     let runner = Runner::new(make(new), &group.channel.borrow());
-                    NewChannel { runner, watch: None }
+                    NewChannel { runner, watch: None, function: None }
                 })
             });
         }
@@ -212,19 +207,7 @@ impl Server {
                     let addresses = new.addresses().ok();
                     let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
                     let serve = Arc::clone(&serve);
-                    drop(spawn_local(async move {
-                        // By the end of its first turn the function has said who gets frames.
-                        let begun = peer.clone();
-                        let mut serving = pin!(serve(peer));
-                        let first = poll_fn(|task| Poll::Ready(serving.as_mut().poll(task))).await;
-                        begun.start();
-                        drop(begun);
-                        middleware::report(match first {
-                            Poll::Ready(done) => done,
-                            Poll::Pending => serving.await,
-                        });
-                    }));
-                    channel
+                    channel.run_by(async move { middleware::report(serve(peer).await) })
                 })
             });
         }
@@ -272,8 +255,8 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
     let layers = Rc::clone(layers);
     Box::new(move |new, group| {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
-        middleware::start(connection, Next::new(&layers, &protocol));
-        channel
+        let next = Next::new(&layers, &protocol);
+        channel.run_by(async move { middleware::report(next.run(connection).await) })
     })
 }
 

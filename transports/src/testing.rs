@@ -79,8 +79,8 @@ impl TestChannel {
     {
         let make = |group: &Group| {
             let mut runner = Runner::new(pipeline, &group.channel.borrow());
-            let watch = Watch::new(&mut runner, Side::Accepted, None, now());
-            (NewChannel { runner, watch: Some(Rc::clone(&watch)) }, ChannelHandle(watch))
+            let watch = Watch::new(&mut runner, Rc::default(), Side::Accepted, None, now());
+            (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
         };
         Self::with(simulation, config, make, |handle| handle.clone()).0
     }
@@ -100,7 +100,6 @@ impl TestChannel {
     {
         let make = |group: &Group| Peer::open(group, Side::Accepted, None, stages);
         let (channel, peer) = Self::with(simulation, config, make, |peer| (***peer).clone());
-        peer.start();
         (channel, peer)
     }
 

@@ -8,9 +8,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::function::Turn;
+
 /// Shared by a channel and its handles.
 pub(crate) struct Watch {
     side: Side,
+    turn: Rc<Turn>,
     features: Features,
     traffic: Traffic,
     since: Instant,
@@ -61,6 +64,7 @@ impl Watch {
     /// Of the channel that this runner is for.
     pub(crate) fn new(
         runner: &mut Runner,
+        turn: Rc<Turn>,
         side: Side,
         addresses: Option<Addresses>,
         now: Instant,
@@ -72,6 +76,7 @@ impl Watch {
         runner.set_features(features.clone());
         Rc::new(Watch {
             side,
+            turn,
             features,
             traffic: runner.traffic(now),
             since: now,
@@ -100,6 +105,11 @@ impl Watch {
             Stage::Closed { reason, .. } => Some(reason.clone()),
             Stage::New | Stage::Open(_) => None,
         }
+    }
+
+    /// Of the channel's function.
+    pub(crate) fn turn(&self) -> &Rc<Turn> {
+        &self.turn
     }
 
     pub(crate) fn take_wish(&self) -> Option<Wish> {

@@ -27,11 +27,10 @@ impl AsyncRead for Connection {
 /// [`Connection::flush`] waits until the kernel has taken it.
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, task: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        let writer = self.stream.writer();
         let count = from.len().min(WRITE_BYTES_MAX);
-        let room = ready!(writer.poll_ready(task)).ok();
-        let written = room.and_then(|()| writer.try_write(Bytes::copy_from_slice(&from[..count])).ok());
-        Poll::Ready(written.map(|()| count).ok_or_else(|| failed(self.closed_error())))
+        let open = ready!(self.stream.poll_ready(task)).is_ok();
+        let written = open && self.stream.try_write(Bytes::copy_from_slice(&from[..count]));
+        Poll::Ready(if written { Ok(count) } else { Err(failed(self.closed_error())) })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<io::Result<()>> {

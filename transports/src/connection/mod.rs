@@ -9,6 +9,7 @@ use perihelion_pipeline::{
 };
 use perihelion_runtime::{ChannelConfig, now};
 use std::any::Any;
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
@@ -109,12 +110,16 @@ impl Deref for Owner {
 impl Connection {
     /// A channel with nothing on it but a stream of bytes.
     pub(crate) fn new(group: &Group, side: Side, addresses: Option<Addresses>) -> (NewChannel, Connection) {
-        let (key, stream) = (SwitchKey::new(), Stream::new(Limits::of(&group.config)));
+        let turn = Rc::default();
+        let (key, stream) = (SwitchKey::new(), Stream::new(&turn, Limits::of(&group.config)));
         let pipeline = transport().tail_on_switch(&key, stream.tail(), stream.writer());
         let mut runner = Runner::new(pipeline, &group.channel.borrow());
-        let watch = Watch::new(&mut runner, side, addresses, now());
+        let watch = Watch::new(&mut runner, turn, side, addresses, now());
         let owner = Owner::new(ChannelHandle(Rc::clone(&watch)));
-        (NewChannel { runner, watch: Some(watch) }, Connection { owner, key, stream, kept: None })
+        (
+            NewChannel { runner, watch: Some(watch), function: None },
+            Connection { owner, key, stream, kept: None },
+        )
     }
 
     /// The bytes that this key leads to other stages.
@@ -124,7 +129,7 @@ impl Connection {
         limits: Limits,
         kept: Box<dyn Any>,
     ) -> Result<Self, ConnectionError> {
-        let (key, stream) = (SwitchKey::new(), Stream::new(limits));
+        let (key, stream) = (SwitchKey::new(), Stream::new(owner.0.turn(), limits));
         let pipeline = transport().tail_on_switch(&key, stream.tail(), stream.writer());
         below.request(pipeline).map_err(|_| ConnectionError::closed(&owner))?;
         Ok(Connection { owner, key, stream, kept: Some(kept) })
@@ -159,7 +164,8 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError::Closed`].
     pub async fn write(&self, bytes: Bytes) -> Result<(), ConnectionError> {
-        self.stream.writer().write(bytes).await.map_err(|_| self.closed_error())
+        let open = poll_fn(|task| self.stream.poll_ready(task)).await.is_ok();
+        if open && self.stream.try_write(bytes) { Ok(()) } else { Err(self.closed_error()) }
     }
 
     /// Waits until the kernel has taken everything that was written.
@@ -197,7 +203,7 @@ impl Connection {
         S: Stack<Up = Bytes, Down = Bytes> + Fold<Switch<Bytes, Bytes>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let (key, stream) = (SwitchKey::new(), Stream::new(self.stream.limits()));
+        let (key, stream) = (SwitchKey::new(), Stream::new(self.owner.0.turn(), self.stream.limits()));
         let above = transport().tail_with_writer(stream.tail(), stream.writer());
         self.key.request(stages.switch(&key, above)).map_err(|_| self.closed_error())?;
         let connection = Connection { owner: self.owner, key, stream, kept: self.kept };

@@ -1,41 +1,42 @@
 //! The bytes of a connection, between its pipeline and the task that reads and writes them.
 
 use bytes::{Bytes, BytesMut};
-use perihelion_pipeline::{Context, DemandHandle, Error, Event, Result, Tail, Writer};
+use perihelion_pipeline::{ChannelClosed, Context, DemandHandle, Error, Event, Result, Tail, Writer};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::Limits;
+use crate::function::{Receiver, Turn};
 
 /// The bytes of a connection. Clones are the same stream.
 #[derive(Clone)]
 pub(crate) struct Stream {
     inbound: Rc<RefCell<Inbound>>,
     writer: Writer<Bytes>,
+    turn: Rc<Turn>,
     limits: Limits,
 }
 
 /// What has been received and not read.
-#[derive(Default)]
 struct Inbound {
+    turn: Rc<Turn>,
     chunks: VecDeque<Bytes>,
     bytes: usize,
     state: State,
     /// Pauses the channel while much is unread.
     demand: Option<DemandHandle>,
     paused: bool,
-    reader: Option<Waker>,
+    reader: Option<Receiver>,
     /// Whether a task is in [`Stream::read`].
     reading: bool,
 }
 
-#[derive(Clone, Copy, Default, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum State {
     /// The stages below are not ready: a handshake is under way.
-    #[default]
     Preparing,
     Open,
     /// The other side sends no more.
@@ -57,8 +58,9 @@ pub(crate) struct StreamTail {
 }
 
 impl Stream {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Stream { inbound: Rc::default(), writer: Writer::new(limits.unsent_frames), limits }
+    pub(crate) fn new(turn: &Rc<Turn>, limits: Limits) -> Self {
+        let inbound = Rc::new(RefCell::new(Inbound::new(Rc::clone(turn))));
+        Stream { inbound, writer: Writer::new(limits.unsent_frames), turn: Rc::clone(turn), limits }
     }
 
     pub(crate) fn tail(&self) -> StreamTail {
@@ -71,6 +73,22 @@ impl Stream {
 
     pub(crate) fn writer(&self) -> &Writer<Bytes> {
         &self.writer
+    }
+
+    /// Ready when bytes can be written.
+    pub(crate) fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
+        self.writer.poll_ready(task)
+    }
+
+    /// Writes bytes, if there is room for them in the queue. False: there is none.
+    pub(crate) fn try_write(&self, bytes: Bytes) -> bool {
+        if self.turn.is_running() {
+            let written = self.writer.try_queue(bytes).is_ok();
+            self.writer.flush_in_turn();
+            written
+        } else {
+            self.writer.try_write(bytes).is_ok()
+        }
     }
 
     /// Waits until the stages below are ready.
@@ -127,6 +145,11 @@ impl Drop for Reading<'_> {
 }
 
 impl Inbound {
+    fn new(turn: Rc<Turn>) -> Self {
+        let (chunks, bytes, state, demand) = (VecDeque::new(), 0, State::Preparing, None);
+        Inbound { turn, chunks, bytes, state, demand, paused: false, reader: None, reading: false }
+    }
+
     fn take(&mut self, limit: usize) -> Option<Bytes> {
         let first = self.chunks.front_mut()?;
         let bytes = if first.len() <= limit { self.chunks.pop_front()? } else { first.split_to(limit) };
@@ -135,7 +158,7 @@ impl Inbound {
     }
 
     fn wait<T>(&mut self, task: &mut std::task::Context<'_>) -> Poll<Result<T, Unreadable>> {
-        self.reader = Some(task.waker().clone());
+        self.reader = Some(Receiver::of(task, &self.turn));
         Poll::Pending
     }
 
@@ -148,7 +171,7 @@ impl Inbound {
 
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
-            reader.wake();
+            reader.wake(&self.turn);
         }
     }
 }

@@ -4,10 +4,12 @@ use perihelion_pipeline::DemandHandle;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::requests::{Claim, Requests};
 use super::{Handling, Mode};
+use crate::function::{Receiver, Turn};
 
 /// What a peer has received, and who gets it.
 pub(super) struct Inbox<In: 'static> {
@@ -23,20 +25,20 @@ pub(super) struct Inbox<In: 'static> {
 }
 
 struct Inner<In> {
+    /// Of the channel's function, which may be the one that receives.
+    turn: Rc<Turn>,
     queue: VecDeque<In>,
     mode: Mode,
     state: State,
     /// Pauses the channel, once it is open.
     demand: Option<DemandHandle>,
-    /// Whether those who want to hear of frames have had the opportunity to say so.
-    started: bool,
     /// Reading has stopped, for a queue is full.
     full: bool,
     /// In passive mode: a frame has been asked for and has not come.
     asked: bool,
     /// A task waits in `recv`.
     receiving: bool,
-    receiver: Option<Waker>,
+    receiver: Option<Receiver>,
     /// Those who wait for a change of `state`.
     watching: Vec<Waker>,
     on_received: Option<OnReceived<In>>,
@@ -68,14 +70,14 @@ pub(super) type Offer<In> = Option<Box<dyn FnMut(&In) -> Option<In>>>;
 
 /// For the pipeline's end.
 impl<In: 'static> Inbox<In> {
-    pub(super) fn new(limit: usize, requests_max: usize) -> Self {
+    pub(super) fn new(turn: &Rc<Turn>, limit: usize, requests_max: usize) -> Self {
         Inbox {
             inner: RefCell::new(Inner {
+                turn: Rc::clone(turn),
                 queue: VecDeque::new(),
                 mode: Mode::Active,
                 state: State::Preparing,
                 demand: None,
-                started: false,
                 full: false,
                 asked: false,
                 receiving: false,
@@ -117,7 +119,7 @@ impl<In: 'static> Inbox<In> {
         let mut inner = self.inner.borrow_mut();
         inner.demand = Some(demand);
         if std::mem::take(&mut inner.asked) {
-            inner.receiver.take().into_iter().for_each(Waker::wake); // to ask again
+            inner.wake_receiver(); // to ask again
         }
         inner.reads()
     }
@@ -197,7 +199,7 @@ impl<In: 'static> Inbox<In> {
         }
         inner.state = state;
         let mut waiting = std::mem::take(&mut inner.watching);
-        waiting.extend(inner.receiver.take());
+        inner.wake_receiver();
         waiting.extend(inner.subscribers.iter_mut().filter_map(|(_, subscriber)| subscriber.waker.take()));
         if state == State::Closed {
             let on_received = inner.on_received.take();
@@ -232,10 +234,7 @@ impl<In: 'static> Inbox<In> {
         if inner.mode == Mode::Passive && !std::mem::replace(&mut inner.asked, true) {
             inner.demand.iter().for_each(DemandHandle::read_one);
         }
-        match &mut inner.receiver {
-            Some(waker) => waker.clone_from(task.waker()),
-            receiver => *receiver = Some(task.waker().clone()),
-        }
+        inner.receiver = Some(Receiver::of(task, &inner.turn));
         Poll::Pending
     }
 
@@ -248,13 +247,6 @@ impl<In: 'static> Inbox<In> {
         let mut inner = self.inner.borrow_mut();
         inner.receiving = false;
         inner.receiver = None;
-    }
-
-    /// Those who want to hear of frames have said so.
-    pub(super) fn start(&self) {
-        let mut inner = self.inner.borrow_mut();
-        inner.started = true;
-        inner.read_on();
     }
 
     /// Ready when the state is this one or a later one.
@@ -283,7 +275,7 @@ impl<In: 'static> Inbox<In> {
             Mode::Active => inner.read_on(),
             Mode::Passive => {
                 inner.demand.iter().for_each(DemandHandle::pause);
-                inner.receiver.take().into_iter().for_each(Waker::wake); // to ask for a frame
+                inner.wake_receiver(); // to ask for a frame
             }
         }
     }
@@ -361,9 +353,15 @@ impl<In> Inner<In> {
         self.receiving && self.queue.is_empty()
     }
 
+    fn wake_receiver(&mut self) {
+        if let Some(receiver) = self.receiver.take() {
+            receiver.wake(&self.turn);
+        }
+    }
+
     /// Whether frames are read as they come.
     fn reads(&self) -> bool {
-        self.mode == Mode::Active && self.started && !self.full
+        self.mode == Mode::Active && !self.full
     }
 
     fn read_on(&self) {
@@ -379,9 +377,7 @@ impl<In> Inner<In> {
     fn push(&mut self, frame: In, limit: usize) {
         self.queue.push_back(frame);
         self.full |= self.queue.len() >= limit;
-        if let Some(receiver) = self.receiver.take() {
-            receiver.wake();
-        }
+        self.wake_receiver();
     }
 
     /// Reads on when no queue is more than half full.

@@ -29,6 +29,7 @@ pub use tail::PeerTail;
 
 use crate::channel::NewChannel;
 use crate::connection::{Connection, Limits, Owner};
+use crate::function::Turn;
 use crate::group::Group;
 use crate::watch::Watch;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
@@ -133,8 +134,8 @@ struct Parts<In: 'static, Out: 'static> {
 }
 
 impl<In, Out> Parts<In, Out> {
-    fn new(limits: Limits) -> Self {
-        let inbox = Rc::new(Inbox::new(limits.unread_frames, limits.requests));
+    fn new(turn: &Rc<Turn>, limits: Limits) -> Self {
+        let inbox = Rc::new(Inbox::new(turn, limits.unread_frames, limits.requests));
         Parts { key: SwitchKey::new(), writer: Writer::new(limits.unsent_frames), inbox, limits }
     }
 
@@ -161,7 +162,7 @@ impl<In, Out> Parts<In, Out> {
 
 /// Making peers.
 impl<In, Out> Peer<In, Out> {
-    /// A channel that is a peer's from its first byte. It reads nothing until [`start`](Peer::start).
+    /// A channel that is a peer's from its first byte.
     pub(crate) fn open<S>(
         group: &Group,
         side: Side,
@@ -172,11 +173,12 @@ impl<In, Out> Peer<In, Out> {
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let parts = Parts::new(Limits::of(&group.config));
+        let turn = Rc::default();
+        let parts = Parts::new(&turn, Limits::of(&group.config));
         let mut runner = Runner::new(parts.pipeline(stages), &group.channel.borrow());
-        let watch = Watch::new(&mut runner, side, addresses, now());
+        let watch = Watch::new(&mut runner, turn, side, addresses, now());
         let peer = parts.on(Owner::new(ChannelHandle(Rc::clone(&watch))));
-        (NewChannel { runner, watch: Some(watch) }, peer)
+        (NewChannel { runner, watch: Some(watch), function: None }, peer)
     }
 
     /// On a connection whose bytes, from now on, this key leads to other stages.
@@ -190,16 +192,9 @@ impl<In, Out> Peer<In, Out> {
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let parts = Parts::new(limits);
+        let parts = Parts::new(owner.0.turn(), limits);
         let _ = below.request(parts.pipeline(stages)); // closed already, as the handle says
-        let peer = parts.on(owner);
-        peer.start();
-        peer
-    }
-
-    /// Whoever wants to hear of frames has had the opportunity to say so.
-    pub(crate) fn start(&self) {
-        self.0.inbox.start();
+        parts.on(owner)
     }
 }
 
@@ -355,7 +350,7 @@ impl<In, Out> Peer<In, Out> {
     }
 
     fn write_request(&self, frame: Out) -> Result<(), ConnectionError> {
-        self.0.sender.writer().try_write(frame).map_err(|_| self.closed_error())
+        if self.0.sender.try_send(frame) { Ok(()) } else { Err(self.closed_error()) }
     }
 }
 

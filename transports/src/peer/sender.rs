@@ -3,6 +3,7 @@
 use futures_sink::Sink;
 use perihelion_pipeline::{Writer, Written};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -30,7 +31,8 @@ impl<Out> PeerSender<Out> {
     /// # Errors
     /// [`ConnectionError::Closed`]: the frame will not be sent.
     pub async fn send(&self, frame: Out) -> Result<(), ConnectionError> {
-        self.writer.write(frame).await.map_err(|_| self.closed_error())
+        let open = poll_fn(|task| self.writer.poll_ready(task)).await.is_ok();
+        if open && self.try_send(frame) { Ok(()) } else { Err(self.closed_error()) }
     }
 
     /// Queues a frame. It is sent with the next that is [sent](PeerSender::send), by the next flush, or before the
@@ -71,7 +73,13 @@ impl<Out> PeerSender<Out> {
 
     /// Sends a frame if there is room for it in the queue.
     pub(super) fn try_send(&self, frame: Out) -> bool {
-        self.writer.try_write(frame).is_ok()
+        if self.channel.0.turn().is_running() {
+            let queued = self.writer.try_queue(frame).is_ok();
+            self.writer.flush_in_turn();
+            queued
+        } else {
+            self.writer.try_write(frame).is_ok()
+        }
     }
 
     pub(super) fn count_skipped(&self) {
