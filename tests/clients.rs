@@ -193,6 +193,8 @@ fn a_connect_that_takes_too_long_is_an_error_that_names_the_limit() {
         refusal(&fixture, &address.to_string()),
         format!("can't connect to tcp://{address}: no answer within channel.connect_ms")
     );
+    let by_name = refusal(&fixture, &format!("localhost:{}", address.port()));
+    assert!(by_name.contains(&format!("{address}: no answer within channel.connect_ms")), "{by_name}");
     fixture.stop();
 }
 

@@ -1,4 +1,4 @@
-//! Connections that are kept up: in virtual time, where servers go away, never answer, or close at once; and over sockets.
+//! Connections that are kept up, to servers that go away, never answer or close at once.
 
 mod common;
 
@@ -68,7 +68,7 @@ fn a_thousand_clients_come_back_to_a_server_that_was_gone_and_not_all_at_once() 
     let _ = perihelion::runtime::raise_descriptor_limit();
     let mut simulation = Simulation::new(1, Faults::none());
     simulation.answer_at(target());
-    let backoffs = (0..CLIENTS as u64).map(|number| backoff(number)).collect();
+    let backoffs = (0..CLIENTS as u64).map(backoff).collect();
     let (kept, attempts) = keep(&mut simulation, backoffs);
     let connected = || kept.iter().filter(|kept| kept.state() == ReconnectState::Connected).count();
     assert_eq!(connected(), CLIENTS);

@@ -4,9 +4,9 @@ use fastrand::Rng;
 use perihelion_runtime::ReconnectConfig;
 use std::time::Duration;
 
-/// The delays before one attempt after the other: each is a random time up to a ceiling, and the ceiling doubles up to a
-/// maximum ("full jitter", of the variants in "Exponential Backoff And Jitter", AWS Architecture Blog, 2015, the one with
-/// the least work). So those who failed together come back apart, and the longer it lasts, the more so.
+/// The delays before one attempt after the other: each is a random time up to a ceiling, which doubles up to a maximum.
+/// So those who failed together come back apart. This is the "full jitter" of "Exponential Backoff And Jitter" (AWS
+/// Architecture Blog, 2015), which makes the fewest attempts of the variants that are compared there.
 ///
 /// ```
 /// # use perihelion_transports::Backoff;
@@ -30,8 +30,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays up to `first`, then up to twice as long each time, and never longer than `max`. They have no end, and
-    /// another seed in each process.
+    /// Delays up to `first`, then up to twice as long each time, and never longer than `max`; without end, and by a
+    /// seed of their own. If `first` is zero, so are all.
     pub fn new(first: Duration, max: Duration) -> Self {
         let ceiling = first.min(max);
         Backoff { first, max, attempts_max: 0, attempts: 0, ceiling, random: Rng::new() }

@@ -77,7 +77,7 @@ struct Shared {
     observer: Cell<Option<Waker>>,
     stopping: Cell<bool>,
     /// Of the task.
-    driver: Cell<Option<Waker>>,
+    keeper: Cell<Option<Waker>>,
 }
 
 impl Reconnect {
@@ -115,9 +115,9 @@ impl Reconnect {
             changes: Cell::new(0),
             observer: Cell::default(),
             stopping: Cell::new(false),
-            driver: Cell::default(),
+            keeper: Cell::default(),
         });
-        drop(spawn_local(drive(Driver(Rc::clone(&shared)), backoff, stable, connect)));
+        drop(spawn_local(keep(Keeper(Rc::clone(&shared)), backoff, stable, connect)));
         Reconnect { shared, seen: 0 }
     }
 
@@ -171,8 +171,8 @@ impl Shared {
 
     fn stop(&self) {
         self.stopping.set(true);
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.wake();
         }
     }
 
@@ -183,7 +183,7 @@ impl Shared {
             if self.stopping.get() {
                 return Poll::Ready(None);
             }
-            self.driver.set(Some(task.waker().clone()));
+            self.keeper.set(Some(task.waker().clone()));
             future.as_mut().poll(task).map(Some)
         })
         .await
@@ -191,9 +191,9 @@ impl Shared {
 }
 
 /// The task's side. However the task ends, nobody waits for a change that doesn't come.
-struct Driver(Rc<Shared>);
+struct Keeper(Rc<Shared>);
 
-impl Drop for Driver {
+impl Drop for Keeper {
     fn drop(&mut self) {
         if self.0.state.borrow().is_final() {
             return;
@@ -205,13 +205,13 @@ impl Drop for Driver {
     }
 }
 
-async fn drive<C: Connected, E: fmt::Display>(
-    driver: Driver,
+async fn keep<C: Connected, E: fmt::Display>(
+    keeper: Keeper,
     mut backoff: Backoff,
     stable: Duration,
     mut connect: impl AsyncFnMut() -> Result<C, E>,
 ) {
-    let shared = &driver.0;
+    let shared = &keeper.0;
     let mut attempt = 0u32;
     loop {
         attempt = attempt.saturating_add(1);
