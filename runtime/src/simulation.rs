@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::blocking::BlockingPool;
 use crate::counters::Counters;
 use crate::driver::Driver;
-use crate::driver::sim::{Line, Sim, World};
+use crate::driver::sim::{Answer, Line, Sim, World};
 use crate::local::Local;
 use crate::mailbox::{self, Mailbox};
 use crate::runtime::{Registered, Remote};
@@ -168,9 +168,19 @@ impl Simulation {
         Far(self.world.borrow_mut().knock())
     }
 
-    /// From now on connects to this address are answered; to others they are refused.
+    /// From now on connects to this address are answered. At first all are refused.
     pub fn answer_at(&mut self, address: SocketAddr) {
-        self.world.borrow_mut().answer_at(address);
+        self.world.borrow_mut().answer_at(address, Answer::Accepted);
+    }
+
+    /// From now on connects to this address are refused.
+    pub fn refuse_at(&mut self, address: SocketAddr) {
+        self.world.borrow_mut().answer_at(address, Answer::Refused);
+    }
+
+    /// From now on connects to this address get no answer.
+    pub fn ignore_at(&mut self, address: SocketAddr) {
+        self.world.borrow_mut().answer_at(address, Answer::Nothing);
     }
 
     /// The next connect that was answered.

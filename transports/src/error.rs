@@ -1,6 +1,7 @@
 //! What can go wrong with servers and clients.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::{Address, ChannelHandle, Mode};
@@ -44,16 +45,40 @@ pub enum Error {
         cause: perihelion_pipeline::Error,
     },
     /// A connection that could not be made.
-    #[error("can't connect to {address}: {cause}")]
+    #[error("can't connect to {address}: {}", causes(.address, .attempts, *.untried))]
     Connect {
         /// The address.
         address: Address,
-        /// What the operating system said to the last attempt.
-        cause: io::Error,
+        /// What became of each of its IP addresses that was tried.
+        attempts: Vec<FailedAttempt>,
+        /// How many more IP addresses it has. Of many only the first are tried, as long as there is time.
+        untried: usize,
     },
     /// The runtime can't be asked.
     #[error(transparent)]
     Runtime(#[from] perihelion_runtime::Error),
+}
+
+/// An address that could not be connected to.
+#[derive(Debug)]
+pub struct FailedAttempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the operating system said, or that the time was up.
+    pub cause: io::Error,
+}
+
+/// `IP:PORT: CAUSE` for each, but for the one that was asked for.
+fn causes(asked: &Address, attempts: &[FailedAttempt], untried: usize) -> String {
+    let cause = |attempt: &FailedAttempt| match Address::from(attempt.address) == *asked {
+        true => attempt.cause.to_string(),
+        false => format!("{}: {}", attempt.address, attempt.cause),
+    };
+    let mut causes: Vec<String> = attempts.iter().map(cause).collect();
+    if untried > 0 {
+        causes.push(format!("{untried} more not tried"));
+    }
+    causes.join("; ")
 }
 
 /// What can go wrong on a connection that has been made.
@@ -112,5 +137,28 @@ impl Error {
             _ => "",
         };
         Error::Listen { address, cause, remedy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connect_that_failed_names_every_attempt() {
+        let text = |asked: &str, attempts: &[&str], untried| {
+            let failed = |address: &&str| FailedAttempt {
+                address: address.parse().unwrap(),
+                cause: io::Error::other("no"),
+            };
+            let attempts = attempts.iter().map(failed).collect();
+            Error::Connect { address: asked.parse().unwrap(), attempts, untried }.to_string()
+        };
+        assert_eq!(text("[::1]:1", &["[::1]:1"], 0), "can't connect to tcp://[::1]:1: no");
+        assert_eq!(text("host:1", &["127.0.0.1:1"], 0), "can't connect to tcp://host:1: 127.0.0.1:1: no");
+        assert_eq!(
+            text("host:1", &["[::1]:1", "127.0.0.1:1"], 3),
+            "can't connect to tcp://host:1: [::1]:1: no; 127.0.0.1:1: no; 3 more not tried"
+        );
     }
 }

@@ -6,6 +6,7 @@
 
 mod address;
 mod admission;
+mod backoff;
 mod channel;
 mod client;
 mod connection;
@@ -13,24 +14,28 @@ mod connector;
 mod error;
 mod function;
 mod group;
+mod happy_eyeballs;
 mod listener;
 mod middleware;
 mod new_connection;
 mod peer;
+mod reconnect;
 mod server;
 mod socket;
 pub mod testing;
 mod watch;
 
 pub use address::Address;
+pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::Connection;
-pub use error::{ConnectionError, Error};
+pub use error::{ConnectionError, Error, FailedAttempt};
 pub use middleware::Next;
 pub use new_connection::NewConnection;
 pub use peer::{
     Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
     Reply, Request, Slow, Subscription, Unclaimed,
 };
+pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};
