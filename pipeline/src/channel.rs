@@ -46,11 +46,8 @@ pub struct Channel {
     limits: Limits,
     now: Instant,
     waker: Waker,
-    /// Messages made since the last [`take_messages`](Channel::take_messages).
-    messages: u64,
-    /// Bytes that were received and sent since the last [`take_bytes`](Channel::take_bytes).
-    received: u64,
-    sent: u64,
+    /// Done since the last [`take_work`](Channel::take_work).
+    work: Work,
     /// Bytes that stages have unpacked.
     unpacked: usize,
     /// Events that travelled to an end of a pipeline and were taken by nobody.
@@ -58,6 +55,19 @@ pub struct Channel {
     /// Events that stages have raised and that the stages above them have not seen.
     raised: VecDeque<(StageId, Event)>,
     pub(crate) link: Box<Link>,
+}
+
+/// What channels have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Frames that the topmost codecs have made.
+    pub messages_in: u64,
+    /// Frames that the topmost codecs have been given.
+    pub messages_out: u64,
+    /// Bytes that the transport has delivered.
+    pub bytes_in: u64,
+    /// Bytes that the kernel has taken.
+    pub bytes_out: u64,
 }
 
 /// Names a stage within its channel: a timer or a task's result goes back to the stage that asked for it. Names grow
@@ -211,18 +221,24 @@ impl Channel {
         self.link.spend();
         if !N::MAKES_MESSAGES {
             self.link.meet_demand();
-            self.messages += 1;
+            self.work.messages_in += 1;
         }
+    }
+
+    /// A codec was given something to encode: a message, if `is_message`.
+    #[inline]
+    pub(crate) fn count_written(&mut self, is_message: bool) {
+        self.work.messages_out += u64::from(is_message);
     }
 
     #[inline]
     pub(crate) fn count_received(&mut self, bytes: usize) {
-        self.received += bytes as u64;
+        self.work.bytes_in += bytes as u64;
     }
 
     #[inline]
     pub(crate) fn count_sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+        self.work.bytes_out += bytes as u64;
     }
 
     /// An output that held `before` bytes now holds `after`.
@@ -280,9 +296,7 @@ impl Channel {
             limits,
             now: Instant::now(),
             waker,
-            messages: 0,
-            received: 0,
-            sent: 0,
+            work: Work::default(),
             unpacked: 0,
             untaken: 0,
             raised: VecDeque::new(),
@@ -298,14 +312,9 @@ impl Channel {
         self.raised.clear(); // of a channel that a panic has ended
     }
 
-    /// Bytes that were received and sent since the last call.
-    pub fn take_bytes(&mut self) -> (u64, u64) {
-        (std::mem::take(&mut self.received), std::mem::take(&mut self.sent))
-    }
-
-    /// How many messages were made since the last call.
-    pub fn take_messages(&mut self) -> u64 {
-        std::mem::take(&mut self.messages)
+    /// What was done since the last call, on all channels.
+    pub fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     /// How many bytes stages have unpacked since the last call.
@@ -319,10 +328,10 @@ impl Channel {
         std::mem::take(&mut self.untaken)
     }
 
-    /// How many messages were made since [`take_messages`](Channel::take_messages).
+    /// How many messages were made since [`take_work`](Channel::take_work).
     #[inline]
     pub(crate) fn messages(&self) -> u64 {
-        self.messages
+        self.work.messages_in
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -49,7 +49,7 @@ mod writer;
 pub use builder::{Builder, Coded, Fits, Fold, FoldOnSwitch, Stack, Then, Transport, codec, transport};
 pub use chain::Chain;
 pub use change::StageGone;
-pub use channel::{Channel, Limits, StageId};
+pub use channel::{Channel, Limits, StageId, Work};
 pub use codec::{Codec, Protocol, Truncated};
 #[cfg(feature = "tokio-codec")]
 pub use codecs::TokioCodec;

@@ -342,7 +342,7 @@ impl Endpoint for Channel {
             State::Lingering | State::Closed => return,
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
-        self.group.count_messages();
+        self.group.count_work();
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }

@@ -1,8 +1,12 @@
 //! A client: one connection with a pipeline, made from a task of its worker.
 
 use bytes::Bytes;
-use perihelion_pipeline::{self as pipeline, Pipeline, Runner, Target};
-use perihelion_runtime::{Config, TcpConfig, TimedOut, defer, now, run_blocking, timeout};
+use futures_channel::oneshot;
+use perihelion_pipeline::{
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Target,
+};
+use perihelion_runtime::{Config, TcpConfig, TimedOut, defer, now, run_blocking, spawn_local, timeout};
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,8 +20,9 @@ use crate::channel::{Channel, NewChannel};
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
 use crate::happy_eyeballs::{Failed, interleave, race, too_late};
+use crate::middleware::{self, Layer, Protocol};
 use crate::watch::{ChannelHandle, Side, Watch};
-use crate::{Address, Backoff, Error, NewConnection, Reconnect, socket};
+use crate::{Address, Backoff, Connection, Error, Next, Peer, PeerTail, Reconnect, socket};
 
 /// Connects, and puts pipelines on the connections. It belongs to one worker; clones share what they count.
 ///
@@ -53,13 +58,14 @@ pub struct Client {
     local: Option<SocketAddr>,
     /// How long a connection that is kept up must last for its delays to begin anew.
     stable: Duration,
+    middleware: Rc<[Layer]>,
 }
 
 impl Client {
     /// A client with these limits and socket options.
     pub fn new(config: &Config) -> Self {
         let (group, tcp) = (Group::new(&config.channel, &config.tcp, Arc::default()), config.tcp.clone());
-        Client { group, tcp, local: None, stable: config.reconnect.stable() }
+        Client { group, tcp, local: None, stable: config.reconnect.stable(), middleware: Rc::default() }
     }
 
     /// Binds sockets to this address before they connect; port 0 is any.
@@ -144,14 +150,92 @@ impl Client {
         Reconnect::new(backoff, self.stable, async move || client.connect(&address, make()).await)
     }
 
+    /// Connects, as [`connect`](Client::connect) does, and gives the connection with no protocol on it yet.
+    ///
+    /// # Errors
+    /// As for [`connect`](Client::connect).
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub async fn connection(&self, address: &Address) -> Result<Connection, Error> {
+        let connection =
+            self.dial(address.into(), |group| Connection::new(group, Side::Connected, None)).await?;
+        self.pass(address.clone(), connection, |connection| connection).await
+    }
+
+    /// Connects, as [`connect`](Client::connect) does, and makes a [`Peer`] of the connection, with these stages.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{Lines, codec};
+    /// # use perihelion_transports::{Client, Peer};
+    /// # async fn example() -> perihelion_pipeline::Result<()> {
+    /// let client = Client::new(&Default::default());
+    /// let peer: Peer<String, String> = client.peer(&"127.0.0.1:7000".parse()?, codec(Lines::lf(8192))).await?;
+    /// peer.send("hello".into()).await?;
+    /// println!("{:?}", peer.recv().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`connect`](Client::connect).
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub async fn peer<S>(&self, address: &Address, stages: Builder<S>) -> Result<Peer<S::Up, S::Down>, Error>
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>> + 'static,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        if self.middleware.is_empty() {
+            return self.dial(address.into(), |group| Peer::open(group, Side::Connected, None, stages)).await;
+        }
+        let connection =
+            self.dial(address.into(), |group| Connection::new(group, Side::Connected, None)).await?;
+        self.pass(address.clone(), connection, |connection| connection.peer(stages)).await
+    }
+
+    /// Wraps the life of each connection: the function runs as a task, and hands the connection on with `next`. What was
+    /// registered first is outermost. The connection is closed when the outermost is done; one that ends before it has
+    /// handed the connection on makes the connect fail.
+    ///
+    /// The stages of a pipeline don't see the operation of connecting then: there is no pipeline yet.
+    pub fn with(
+        mut self,
+        call: impl AsyncFn(Connection, Next) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware = self.middleware.iter().cloned().chain([middleware::layer(call)]).collect();
+        self
+    }
+
     async fn connect_to_target<P>(&self, target: Target, pipeline: P) -> Result<ChannelHandle, Error>
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
+        if !self.middleware.is_empty() {
+            let make = |group: &Group| Connection::new(group, Side::Connected, None);
+            let address = target.clone().into();
+            let connection = self.dial(target, make).await?;
+            return self.pass(address, connection, |connection| connection.pipeline(pipeline)).await;
+        }
+        self.dial(target, |group| {
+            let mut runner = Runner::new(pipeline, &group.channel.borrow());
+            let watch = Watch::new(&mut runner, Rc::default(), Side::Connected, None, now());
+            (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
+        })
+        .await
+    }
+
+    /// Connects, and opens a channel.
+    async fn dial<T: 'static>(
+        &self,
+        target: Target,
+        make: impl FnOnce(&Group) -> (NewChannel, T) + 'static,
+    ) -> Result<T, Error> {
         let deadline = now() + self.group.config.connect();
         let asked = Address::from(target.clone());
         let refused = |cause| Error::Refused { address: asked.clone(), cause };
-        let (runner, dial) = self.ask_stages(target, pipeline).await;
+        let (made, dial) = self.ask_stages(target, make).await;
         let kept = || pipeline::Error::msg("it has kept the operation to itself");
         let (local, target) = dial.and_then(|dial| dial.ok_or_else(kept)).map_err(refused)?;
         let addresses = match target {
@@ -165,38 +249,76 @@ impl Client {
         let connected = race(addresses, delay, deadline, start)
             .await
             .map_err(|Failed { attempts, untried }| Error::Connect { address: asked, attempts, untried })?;
-        Ok(self.channel(connected, runner))
+        let (new, result) = made;
+        self.open(connected, new);
+        Ok(result)
     }
 
-    /// Makes the channel's runner, and passes the operation through its stages.
-    async fn ask_stages<P>(&self, target: Target, pipeline: P) -> (Runner, pipeline::Result<Option<Dial>>)
-    where
-        P: Pipeline<In = Bytes, Out = Bytes> + 'static,
-    {
+    /// Makes what the channel is opened with, and passes the operation through its stages.
+    async fn ask_stages<T: 'static>(
+        &self,
+        target: Target,
+        make: impl FnOnce(&Group) -> (NewChannel, T) + 'static,
+    ) -> ((NewChannel, T), pipeline::Result<Option<Dial>>) {
         let (group, local) = (Rc::clone(&self.group), self.local);
         // Not at once: whoever connects may be a stage of a channel, and then the group's state is in use.
         on_loop(move |io| {
+            let mut made = make(&group);
             let channel = &mut *group.channel.borrow_mut();
             channel.prepare(io.now(), Waker::noop().clone());
-            let mut runner = Runner::new(pipeline, channel);
-            let dial = runner.connect(channel, local, target);
-            (runner, dial)
+            let dial = made.0.runner.connect(channel, local, target);
+            (made, dial)
         })
         .await
     }
 
-    fn channel(&self, connected: OwnedFd, mut runner: Runner) -> ChannelHandle {
-        let addresses = NewConnection::accepted(connected.as_fd()).addresses().ok();
-        let watch = Watch::new(&mut runner, Rc::default(), Side::Connected, addresses, now());
-        let new = NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None };
-        let (group, unopened) = (Rc::clone(&self.group), Rc::clone(&watch));
+    fn open(&self, connected: OwnedFd, new: NewChannel) {
+        if let Some(watch) = &new.watch {
+            watch.connected(connected.as_fd(), now());
+        }
+        let (group, unopened) = (Rc::clone(&self.group), new.watch.clone());
         defer(move |io| {
             let opened = io.open(connected, |io, id| Channel::new(io, id, new, group, Place::uncounted()));
-            if opened.is_err() {
-                unopened.closed(io.now(), Some("the worker can't hold more connections".into()));
+            if opened.is_err()
+                && let Some(watch) = unopened
+            {
+                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
             }
         });
-        ChannelHandle(watch)
+    }
+
+    /// Lets a connection go through the middleware, and gives what is made of it inside.
+    async fn pass<T: 'static>(
+        &self,
+        address: Address,
+        connection: Connection,
+        finish: impl FnOnce(Connection) -> T + 'static,
+    ) -> Result<T, Error> {
+        if self.middleware.is_empty() {
+            return Ok(finish(connection));
+        }
+        let (tell, told) = oneshot::channel();
+        let tell = Rc::new(Cell::new(Some((finish, tell))));
+        let (inside, outside, handle) = (Rc::clone(&tell), tell, connection.handle());
+        let protocol: Protocol = Rc::new(move |connection| {
+            let handle = connection.handle();
+            if let Some((finish, tell)) = inside.take() {
+                drop(tell.send(Ok(finish(connection)))); // nobody may want it any more
+            }
+            Box::pin(async move { Ok(handle.ended().await?) })
+        });
+        let next = Next::new(&self.middleware, &protocol);
+        drop(spawn_local(async move {
+            let result = next.run(connection).await;
+            drop(handle.close());
+            let let_go = || pipeline::Error::msg("middleware has let the connection go");
+            match outside.take() {
+                Some((_, tell)) => drop(tell.send(Err(result.err().unwrap_or_else(let_go)))),
+                None => middleware::report(result),
+            }
+        }));
+        let panicked = |_| Err(pipeline::Error::msg("middleware has panicked"));
+        told.await.unwrap_or_else(panicked).map_err(|cause| Error::GivenUp { address, cause })
     }
 }
 

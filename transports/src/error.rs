@@ -44,6 +44,14 @@ pub enum Error {
         /// The stage's error.
         cause: perihelion_pipeline::Error,
     },
+    /// Middleware has ended before it has handed the connection on.
+    #[error("middleware has given up the connection to {address}: {cause}")]
+    GivenUp {
+        /// The address.
+        address: Address,
+        /// What middleware ended with.
+        cause: perihelion_pipeline::Error,
+    },
     /// A connection that could not be made.
     #[error("can't connect to {address}: {}", causes(.address, .attempts, *.untried))]
     Connect {

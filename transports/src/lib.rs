@@ -11,6 +11,7 @@ mod channel;
 mod client;
 mod connection;
 mod connector;
+mod counters;
 mod error;
 mod function;
 mod group;

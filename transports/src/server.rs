@@ -1,7 +1,9 @@
 //! A server: listeners on all workers, and a pipeline for each connection.
 
 use bytes::Bytes;
-use perihelion_pipeline::{self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage};
+use perihelion_pipeline::{
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Work,
+};
 use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
 use std::cell::RefCell;
 use std::fmt;
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Filter};
 use crate::channel::NewChannel;
-use crate::group::{Counters, Group, Notice, Order};
+use crate::counters::Counters;
+use crate::group::{Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
@@ -79,6 +82,12 @@ pub struct ServerReport {
     pub refused: u64,
     /// Messages that were handled: frames that codecs made.
     pub messages: u64,
+    /// Messages that were sent: frames that codecs encoded.
+    pub messages_out: u64,
+    /// Bytes that were received, those of TLS included.
+    pub bytes_in: u64,
+    /// Bytes that were sent, those of TLS included.
+    pub bytes_out: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
 }
@@ -343,13 +352,25 @@ impl RunningServer {
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
         let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
-        for counters in &self.counters {
-            let closed = counters.closed();
-            report.connections += counters.connections();
-            report.open += counters.connections().saturating_sub(closed);
-            report.messages += counters.messages();
+        for worker in self.report_by_worker() {
+            report.connections += worker.connections;
+            report.open += worker.open;
+            report.messages += worker.messages;
+            report.messages_out += worker.messages_out;
+            report.bytes_in += worker.bytes_in;
+            report.bytes_out += worker.bytes_out;
         }
         report
+    }
+
+    /// What it has done so far on each worker. What was refused is counted for the server only.
+    pub fn report_by_worker(&self) -> impl Iterator<Item = ServerReport> {
+        self.counters.iter().map(|counters| {
+            let ((connections, open), work) = (counters.connections(), counters.work());
+            let Work { messages_in: messages, messages_out, bytes_in, bytes_out } = work;
+            let (refused, aborted) = (0, 0);
+            ServerReport { connections, open, refused, messages, messages_out, bytes_in, bytes_out, aborted }
+        })
     }
 
     /// Asks a worker to end this server. `None`: the worker has stopped.

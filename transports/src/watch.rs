@@ -3,12 +3,14 @@
 use perihelion_pipeline::{Features, Runner, Traffic};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::function::Turn;
+use crate::{ConnectionError, NewConnection};
 
 /// Shared by a channel and its handles.
 pub(crate) struct Watch {
@@ -16,7 +18,7 @@ pub(crate) struct Watch {
     turn: Rc<Turn>,
     features: Features,
     traffic: Traffic,
-    since: Instant,
+    since: Cell<Instant>,
     stage: RefCell<Stage>,
     /// Those who wait for the end.
     waiting: RefCell<Vec<Waker>>,
@@ -79,11 +81,19 @@ impl Watch {
             turn,
             features,
             traffic: runner.traffic(now),
-            since: now,
+            since: Cell::new(now),
             stage: RefCell::new(Stage::New),
             waiting: RefCell::default(),
             wish: Cell::default(),
         })
+    }
+
+    /// The connection has been made, with this socket.
+    pub(crate) fn connected(&self, socket: BorrowedFd<'_>, now: Instant) {
+        self.since.set(now);
+        if let Ok(addresses) = NewConnection::accepted(socket).addresses() {
+            self.features.insert(addresses);
+        }
     }
 
     pub(crate) fn opened(&self, channel: Waker) {
@@ -94,7 +104,7 @@ impl Watch {
     }
 
     pub(crate) fn closed(&self, now: Instant, reason: Option<String>) {
-        let after = now.saturating_duration_since(self.since);
+        let after = now.saturating_duration_since(self.since.get());
         self.stage.replace(Stage::Closed { reason, after });
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
@@ -147,6 +157,17 @@ impl ChannelHandle {
         Closed(Rc::clone(&self.0))
     }
 
+    /// Waits until the channel is closed.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], with the reason, unless it was closed in order.
+    pub(crate) async fn ended(&self) -> Result<(), ConnectionError> {
+        match self.closed().await {
+            None => Ok(()),
+            reason => Err(ConnectionError::Closed { reason }),
+        }
+    }
+
     /// Whether the channel is closed.
     pub fn is_closed(&self) -> bool {
         matches!(*self.0.stage.borrow(), Stage::Closed { .. })
@@ -184,7 +205,9 @@ impl ChannelHandle {
     pub fn alive(&self) -> Duration {
         match *self.0.stage.borrow() {
             Stage::Closed { after, .. } => after,
-            Stage::New | Stage::Open(_) => perihelion_runtime::now().saturating_duration_since(self.0.since),
+            Stage::New | Stage::Open(_) => {
+                perihelion_runtime::now().saturating_duration_since(self.0.since.get())
+            }
         }
     }
 }

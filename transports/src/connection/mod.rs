@@ -230,10 +230,7 @@ impl Connection {
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         let _ = self.key.request(pipeline); // closed already, as we are about to learn
-        match self.owner.closed().await {
-            None => Ok(()),
-            reason => Err(ConnectionError::Closed { reason }),
-        }
+        self.owner.ended().await
     }
 
     /// What is known about the connection, and ends it, without keeping it open.
