@@ -44,6 +44,8 @@ pub(crate) struct Channel {
     finishing: bool,
     /// While it is open, for the runner's timers; then the deadline of the close.
     timer: Option<TimerId>,
+    /// When to look at a close that waits for what has been received to be done.
+    leaving: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
     /// What the connection belongs to, if it is an asynchronous function.
@@ -81,6 +83,10 @@ enum Outbound {
     Ended,
 }
 
+/// The keys of its timers.
+const TIMER: u32 = 0;
+const LEAVING: u32 = 1;
+
 /// How the descriptor is closed.
 #[derive(Clone, Copy, PartialEq)]
 enum How {
@@ -110,6 +116,7 @@ impl Channel {
             outbound: Outbound::Idle,
             finishing: false,
             timer: None,
+            leaving: None,
             watch,
             function,
             _place: place,
@@ -141,12 +148,19 @@ impl Channel {
 
     fn set_timer(&mut self, io: &mut Io, at: Instant) {
         self.clear_timer(io);
-        self.timer = Some(io.set_timer(self.id, 0, at));
+        self.timer = Some(io.set_timer(self.id, TIMER, at));
     }
 
     fn clear_timer(&mut self, io: &mut Io) {
         if let Some(timer) = self.timer.take() {
             io.cancel_timer(timer);
+        }
+    }
+
+    fn clear_timers(&mut self, io: &mut Io) {
+        self.clear_timer(io);
+        if let Some(leaving) = self.leaving.take() {
+            io.cancel_timer(leaving);
         }
     }
 
@@ -236,16 +250,31 @@ impl Channel {
             State::Fresh => self.end(io, How::Reset),
             State::Open => {
                 self.run(io, |runner, ch| runner.close(ch));
+                if self.leaving.is_none() && !self.runner.is_closing() {
+                    self.watch_leaving(io);
+                }
                 self.ask_finish(io);
             }
             State::Closing | State::Lingering | State::Closed => {}
         }
     }
 
+    /// A stage that works is given its time, but a peer that reads nothing is not.
+    fn watch_leaving(&mut self, io: &mut Io) {
+        let at = io.now() + self.group.config.close();
+        self.leaving = Some(io.set_timer(self.id, LEAVING, at));
+    }
+
+    fn close_is_late(&mut self, io: &mut Io) {
+        let late = "the close took longer than channel.close_ms";
+        self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
+    }
+
     /// Goes on with an orderly close as far as it goes at present.
     fn proceed_with_close(&mut self, io: &mut Io) {
         if self.state == State::Open {
             self.state = State::Closing;
+            self.clear_timers(io);
             self.set_timer(io, io.now() + self.group.config.close());
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
@@ -274,7 +303,7 @@ impl Channel {
         if state == State::Closed {
             return;
         }
-        self.clear_timer(io);
+        self.clear_timers(io);
         match how {
             How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
@@ -375,14 +404,15 @@ impl Endpoint for Channel {
         }
     }
 
-    fn timer(&mut self, io: &mut Io, _key: u32) {
-        self.timer = None;
-        if self.state == State::Open {
-            self.run(io, |runner, ch| runner.expire(ch));
-            self.ask_finish(io);
-        } else {
-            let late = "the close took longer than channel.close_ms";
-            self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
+    fn timer(&mut self, io: &mut Io, key: u32) {
+        match (key, self.state) {
+            (LEAVING, State::Open) if self.runner.is_writable() => self.watch_leaving(io),
+            (TIMER, State::Open) => {
+                self.timer = None;
+                self.run(io, |runner, ch| runner.expire(ch));
+                self.ask_finish(io);
+            }
+            _ => self.close_is_late(io),
         }
     }
 
