@@ -7,5 +7,6 @@ mod authority;
 mod common;
 
 mod delivery;
+mod requests;
 mod sending;
 mod world;

@@ -144,7 +144,10 @@ impl<In: 'static> Inbox<In> {
         inner.asked = false;
         let claim = match inner.mode {
             Mode::Active => self.requests.claim(frame),
-            Mode::Passive => Claim::PassOn(frame),
+            Mode::Passive => {
+                self.requests.pass_by();
+                Claim::PassOn(frame)
+            }
         };
         match claim {
             Claim::Taken => {}
@@ -189,10 +192,12 @@ impl<In: 'static> Inbox<In> {
 
     /// The state goes one way: an end in order stays one when the channel is closed.
     fn advance(&self, state: State) {
+        if state >= State::Ended {
+            self.requests.fail();
+        }
         let mut inner = self.inner.borrow_mut();
         if state == State::Closed {
             inner.demand = None;
-            self.requests.fail();
         }
         if state <= inner.state || (inner.state == State::Ended) {
             return;

@@ -34,6 +34,7 @@ use crate::group::Group;
 use crate::watch::Watch;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 use inbox::{Inbox, State};
+use requests::Queued;
 
 /// One side of a connection that exchanges frames: the same type for the side that accepts and the one that connects.
 ///
@@ -125,6 +126,9 @@ pub struct PeerStatistics {
     pub idle: Duration,
 }
 
+const REQUEST_WHILE_PASSIVE: ConnectionError =
+    ConnectionError::WrongMode { what: "a request", needs: Mode::Active };
+
 /// What a peer needs of its connection.
 struct Parts<In: 'static, Out: 'static> {
     key: SwitchKey<Bytes, Bytes>,
@@ -208,10 +212,10 @@ impl<In, Out> Peer<In, Out> {
     /// [`ConnectionError::Closed`], unless the other side has ended in order before; and
     /// [`ConnectionError::ReceivePending`], when another task waits already.
     pub async fn recv(&self) -> Result<Option<In>, ConnectionError> {
+        let inbox = &self.0.inbox;
         if self.0.detached.get() {
             return Err(ConnectionError::Detached);
         }
-        let inbox = &self.0.inbox;
         if !inbox.begin_receiving() {
             return Err(ConnectionError::ReceivePending);
         }
@@ -288,9 +292,9 @@ impl<In, Out> Peer<In, Out> {
     /// type](Reply::unclaimed) says. A peer that has ever made such a request looks at each frame whether it is a reply.
     ///
     /// # Errors
-    /// [`ConnectionError::NoReply`], [`ConnectionError::Closed`]; [`ConnectionError::DuplicateRequest`], when a request
-    /// with this identifier waits, or one of [another kind](Peer::request_in_order);
-    /// [`ConnectionError::WrongMode`] in passive mode.
+    /// [`ConnectionError::NoReply`]; [`ConnectionError::Closed`], also when the other side sends no more;
+    /// [`ConnectionError::DuplicateRequest`], when a request with this identifier waits, or one of
+    /// [another kind](Peer::request_in_order); [`ConnectionError::WrongMode`] in passive mode.
     pub async fn request(&self, frame: Out) -> Result<In, ConnectionError>
     where
         In: Reply<Id: Clone>,
@@ -302,11 +306,12 @@ impl<In, Out> Peer<In, Out> {
             if requests.is_waiting(&id).map_err(duplicate)? {
                 return Err(ConnectionError::DuplicateRequest);
             }
-            self.ready_for_request().await?;
-            // A reply can't come before the turn is over.
+            let queued = self.queue_for_request().await?;
+            // A reply can't come before the turn of the event loop is over.
             let ticket = requests.wait_for(id).map_err(duplicate)?;
+            drop(queued);
             self.write_request(frame)?;
-            ticket.reply().await.ok_or_else(|| self.closed_error())
+            ticket.reply().await.ok_or_else(|| self.lost_reply())
         })
         .await
     }
@@ -317,14 +322,16 @@ impl<In, Out> Peer<In, Out> {
     /// Dropped, the future gives the request up; its reply is dropped in its turn.
     ///
     /// # Errors
-    /// As for [`request`](Peer::request), with which it can't be mixed on one peer.
+    /// As for [`request`](Peer::request), with which it can't be mixed on one peer; and [`ConnectionError::WrongMode`],
+    /// when the reply was received in passive mode.
     pub async fn request_in_order(&self, frame: Out) -> Result<In, ConnectionError> {
         self.in_time(async {
-            self.ready_for_request().await?;
+            let queued = self.queue_for_request().await?;
             let ticket = self.0.inbox.requests.wait_in_turn();
             let ticket = ticket.map_err(|_| ConnectionError::DuplicateRequest)?;
+            drop(queued);
             self.write_request(frame)?;
-            ticket.reply().await.ok_or_else(|| self.closed_error())
+            ticket.reply().await.ok_or_else(|| self.lost_reply())
         })
         .await
     }
@@ -334,19 +341,25 @@ impl<In, Out> Peer<In, Out> {
         request: impl Future<Output = Result<T, ConnectionError>>,
     ) -> Result<T, ConnectionError> {
         if self.mode() == Mode::Passive {
-            return Err(ConnectionError::WrongMode { what: "a request", needs: Mode::Active });
+            return Err(REQUEST_WHILE_PASSIVE);
         }
         let limit = self.0.limits.request;
         timeout(limit, request).await.unwrap_or(Err(ConnectionError::NoReply(limit)))
     }
 
     /// Waits until one more request may wait, and there is room for it in the queue.
-    async fn ready_for_request(&self) -> Result<(), ConnectionError> {
+    async fn queue_for_request(&self) -> Result<Queued<'_, In>, ConnectionError> {
+        let mut queued = self.0.inbox.requests.queue();
         let room = poll_fn(|task| {
-            ready!(self.0.inbox.requests.poll_ready(task));
+            ready!(queued.poll(task));
             self.0.sender.writer().poll_ready(task)
         });
-        room.await.map_err(|_| self.closed_error())
+        room.await.map_err(|_| self.closed_error())?;
+        if self.0.inbox.requests.has_failed() { Err(self.closed_error()) } else { Ok(queued) }
+    }
+
+    fn lost_reply(&self) -> ConnectionError {
+        if self.0.inbox.requests.has_failed() { self.closed_error() } else { REQUEST_WHILE_PASSIVE }
     }
 
     fn write_request(&self, frame: Out) -> Result<(), ConnectionError> {
