@@ -7,6 +7,8 @@ mod authority;
 mod common;
 
 mod delivery;
+mod passive;
+mod reentry;
 mod requests;
 mod sending;
 mod world;

@@ -213,9 +213,7 @@ impl<In, Out> Peer<In, Out> {
     /// [`ConnectionError::ReceivePending`], when another task waits already.
     pub async fn recv(&self) -> Result<Option<In>, ConnectionError> {
         let inbox = &self.0.inbox;
-        if self.0.detached.get() {
-            return Err(ConnectionError::Detached);
-        }
+        self.check_attached()?;
         if !inbox.begin_receiving() {
             return Err(ConnectionError::ReceivePending);
         }
@@ -227,6 +225,11 @@ impl<In, Out> Peer<In, Out> {
         }
         let _receiving = Receiving(inbox);
         poll_fn(|task| self.poll_recv(task)).await
+    }
+
+    fn check_attached(&self) -> Result<(), ConnectionError> {
+        let is_detached = self.0.detached.get() && !self.0.inbox.is_closed();
+        if is_detached { Err(ConnectionError::Detached) } else { Ok(()) }
     }
 
     /// A frame of the queue, if there is one.
@@ -248,7 +251,7 @@ impl<In, Out> Peer<In, Out> {
     /// A function that holds the peer itself keeps the connection from being closed when the peer is dropped; one that
     /// answers holds a [sender](Peer::sender).
     pub fn on_received(&self, call: impl FnMut(&In) -> Handling + 'static) {
-        self.0.inbox.set_on_received(Some(Box::new(call)));
+        self.0.inbox.set_on_received(Box::new(call));
     }
 
     /// Copies of the frames that are wanted, from now on, as a stream. The predicate is called on the connection's way.
@@ -269,7 +272,7 @@ impl<In, Out> Peer<In, Out> {
 
     /// Waits until the other side sends no more, or the connection is closed.
     pub async fn ended(&self) {
-        poll_fn(|task| self.0.inbox.poll_state(task, State::Ended)).await;
+        poll_fn(|task| self.0.inbox.poll_ended(task)).await;
     }
 
     /// When frames are read.
@@ -387,11 +390,9 @@ impl<In, Out> Peer<In, Out> {
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         self.check_passive("an upgrade")?;
-        self.replace_stages(&self.key(), stages)?;
-        match poll_fn(|task| self.0.inbox.poll_state(task, State::Open)).await {
-            State::Closed => Err(self.closed_error()),
-            _ => Ok(()),
-        }
+        let (inbox, generation) = (&self.0.inbox, self.replace_stages(&self.key(), stages)?);
+        poll_fn(|task| inbox.poll_ready(task, generation)).await;
+        if inbox.is_closed() { Err(self.closed_error()) } else { Ok(()) }
     }
 
     /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
@@ -461,12 +462,12 @@ impl<In, Out> Peer<In, Out> {
         }
     }
 
-    /// Leads the bytes of this key to new stages, and through them to this peer.
+    /// Leads the bytes of this key to new stages, and through them to this peer. Gives their generation.
     fn replace_stages<S>(
         &self,
         below: &SwitchKey<Bytes, Bytes>,
         stages: Builder<S>,
-    ) -> Result<(), ConnectionError>
+    ) -> Result<u32, ConnectionError>
     where
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
@@ -474,10 +475,11 @@ impl<In, Out> Peer<In, Out> {
         let inner = &*self.0;
         let key = SwitchKey::new();
         let tail = PeerTail::new(&inner.inbox);
+        let generation = tail.generation();
         let pipeline = stages.tail_on_switch(&key, tail, inner.sender.writer());
         below.request(pipeline).map_err(|_| self.closed_error())?;
         inner.key.replace(key);
-        Ok(())
+        Ok(generation)
     }
 }
 
@@ -494,11 +496,15 @@ impl<In, Out> Deref for Peer<In, Out> {
     }
 }
 
-/// What [`Peer::recv`] gives. The stream ends with the frames.
+/// What [`Peer::recv`] gives. The stream ends with the frames. For one task: of two that wait by it, the last is woken.
 impl<In, Out> futures_core::Stream for Peer<In, Out> {
     type Item = Result<In, ConnectionError>;
 
     fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.check_attached()?;
+        if self.0.inbox.is_receiving() {
+            return Poll::Ready(Some(Err(ConnectionError::ReceivePending)));
+        }
         self.poll_recv(task).map(Result::transpose)
     }
 }
