@@ -27,7 +27,7 @@ pub(crate) struct Link {
     /// Whether a stage makes the channel wait.
     waits: bool,
     /// The stage that was named last.
-    stages: u16,
+    stages: u32,
     /// What few channels need.
     rare: Option<Box<Rare>>,
 }
@@ -322,7 +322,7 @@ impl Link {
 
     /// A name for a stage, greater than all before.
     pub(crate) fn name_stage(&mut self) -> StageId {
-        self.stages = self.stages.checked_add(1).expect("a channel has at most 65,535 stages in its life");
+        self.stages = self.stages.checked_add(1).expect("a channel has fewer than 2^32 stages in its life");
         StageId(self.stages)
     }
 }
