@@ -211,10 +211,13 @@ impl Link {
         self.budget != 0 && self.may_read()
     }
 
-    /// Whether another message may be made, in this turn or the next.
+    /// Whether another message may be made, in this turn or the next. A pause does not keep stages from finishing what a
+    /// switch waits for.
     #[inline]
     pub(crate) fn may_read(&self) -> bool {
-        self.stops.0 & !Stops::SWITCHING == 0
+        let switching = self.stops.has(Stops::SWITCHING);
+        let passed_over = if switching { Stops::SWITCHING | Stops::PAUSED } else { 0 };
+        self.stops.0 & !passed_over == 0
     }
 
     /// Whether the messages of this turn are used up.
