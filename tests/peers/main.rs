@@ -11,4 +11,5 @@ mod passive;
 mod reentry;
 mod requests;
 mod sending;
+mod upgrading;
 mod world;
