@@ -8,6 +8,7 @@ mod common;
 
 mod delivery;
 mod passive;
+mod raw;
 mod reentry;
 mod requests;
 mod sending;
