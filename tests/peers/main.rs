@@ -7,6 +7,7 @@ mod authority;
 mod common;
 
 mod delivery;
+mod giving_up;
 mod passive;
 mod raw;
 mod reentry;

@@ -16,6 +16,7 @@ mod error;
 mod function;
 mod group;
 mod happy_eyeballs;
+mod line;
 mod listener;
 mod middleware;
 mod new_connection;
