@@ -11,6 +11,7 @@ mod giving_up;
 mod passive;
 mod raw;
 mod reentry;
+mod remote;
 mod requests;
 mod sending;
 mod upgrading;
