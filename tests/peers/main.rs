@@ -8,6 +8,7 @@ mod common;
 
 mod delivery;
 mod giving_up;
+mod groups;
 mod passive;
 mod raw;
 mod reentry;
