@@ -9,6 +9,7 @@ mod common;
 mod delivery;
 mod giving_up;
 mod groups;
+mod middleware;
 mod passive;
 mod raw;
 mod reentry;

@@ -176,7 +176,12 @@ impl Server {
             let serve = Arc::clone(&serve);
             let protocol: Protocol = Rc::new(move |connection| {
                 let serve = Arc::clone(&serve);
-                Box::pin(async move { serve(connection).await })
+                let handle = connection.handle();
+                Box::pin(async move {
+                    let result = serve(connection).await;
+                    handle.close().await; // whoever else holds it
+                    result
+                })
             });
             connections(layers, protocol)
         })
@@ -221,8 +226,10 @@ impl Server {
             });
         }
         self.connections(async move |connection: Connection| {
-            let stages = make(&NewConnection::passed(&connection));
-            serve(connection.peer(stages)).await
+            let (stages, handle) = (make(&NewConnection::passed(&connection)), connection.handle());
+            let result = serve(connection.peer(stages)).await;
+            handle.closed().await; // others may hold the peer
+            result
         })
     }
 
@@ -264,8 +271,12 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
     let layers = Rc::clone(layers);
     Box::new(move |new, group| {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
-        let next = Next::new(&layers, &protocol);
-        channel.run_by(async move { middleware::report(next.run(connection).await) })
+        let (next, handle) = (Next::new(&layers, &protocol), connection.handle());
+        channel.run_by(async move {
+            let result = next.run(connection).await;
+            drop(handle.close()); // whatever is inside
+            middleware::report(result);
+        })
     })
 }
 
