@@ -281,6 +281,13 @@ impl Far {
         bytes
     }
 
+    fn take(&mut self, mut received: &[u8]) {
+        while !received.is_empty() {
+            self.0.read_tls(&mut received).unwrap();
+            self.0.process_new_packets().unwrap();
+        }
+    }
+
     /// Goes on until nothing moves, and gives what it has read.
     fn talk(&mut self, channel: &mut TestChannel) -> Vec<u8> {
         let mut read = Vec::new();
@@ -291,11 +298,7 @@ impl Far {
             if outgoing.is_empty() && received.is_empty() {
                 return read;
             }
-            let mut rest = &received[..];
-            while !rest.is_empty() {
-                self.0.read_tls(&mut rest).unwrap();
-                self.0.process_new_packets().unwrap();
-            }
+            self.take(&received);
             match self.0.reader().read_to_end(&mut read) {
                 Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
                 _ => {}
@@ -407,6 +410,121 @@ fn upgrades_lose_nothing_wherever_a_stream_is_cut_and_whatever_waits() {
         assert_eq!(received.take().expect("it has come to the end"), expected);
         assert_eq!(channel.closed(), Some(None));
         assert!(channel.received() == answers, "what was sent went out through the stages of its time");
+    });
+}
+
+#[test]
+fn what_waits_to_be_sent_keeps_its_order_through_an_upgrade_of_a_channel_that_is_full() {
+    each_seed(0..100, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let keys = "unsent_frames_max = 3\nhigh_water_bytes = 100\nlow_water_bytes = 50";
+        let (mut channel, peer) = open_with(seed, Faults::survivable(), keys);
+        peer.set_mode(Mode::Passive);
+        channel.set_window(Some(random.usize(0..200)));
+        let sending = peer.sender();
+        let sent = start(&mut channel, async move {
+            for number in 0..100 {
+                sending.send(format!("line {number}")).await.unwrap();
+            }
+        });
+        assert!(!sent.is_there());
+        let upgrading = peer.clone();
+        let upgrade =
+            start(&mut channel, async move { upgrading.upgrade(codec(Xor(9)).codec(lines())).await });
+        upgrade.take().expect("it needs nobody who reads").unwrap();
+        channel.set_window(None);
+        channel.simulation().run();
+        assert!(sent.is_there());
+        // In clear at first, and then never again.
+        let (received, mut number) = (channel.received(), 0);
+        let mut rest = &received[..];
+        for key in [0, 9] {
+            while let Some(left) =
+                rest.strip_prefix(&Xor(key).apply(format!("line {number}\n").as_bytes())[..])
+            {
+                (rest, number) = (left, number + 1);
+            }
+        }
+        assert_eq!((number, rest.len()), (100, 0));
+    });
+}
+
+#[test]
+fn a_handshake_goes_on_in_a_channel_that_was_full() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let (mut channel, peer) = open_with(seed, Faults::survivable(), "unsent_frames_max = 3");
+        peer.set_mode(Mode::Passive);
+        channel.set_window(Some(0));
+        let sending = peer.sender();
+        drop(start(&mut channel, async move {
+            for _ in 0..2000 {
+                sending.send("x".repeat(90)).await.unwrap();
+            }
+        }));
+        let (tls, upgrading) = (certified.server.accept(), peer.clone());
+        let upgrade = start(&mut channel, async move { upgrading.upgrade(codec(tls).codec(lines())).await });
+        let mut far = Far::new(&certified);
+        let hello = far.outgoing();
+        channel.send(&hello);
+        assert!(!upgrade.is_there());
+        channel.set_window(None);
+        let clear = channel.received();
+        let (in_clear, handshake) = clear.split_at(clear.iter().rposition(|byte| *byte == b'x').unwrap() + 2);
+        assert!(in_clear.iter().all(|byte| matches!(byte, b'x' | b'\n')));
+        far.take(handshake);
+        let over_tls = far.talk(&mut channel);
+        upgrade.take().expect("it is done").unwrap();
+        assert_eq!(in_clear.len() + over_tls.len(), 2000 * 91);
+    });
+}
+
+#[test]
+fn a_connections_own_function_upgrades_it() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let tls = certified.server.clone();
+        let server = Server::bind("127.0.0.1:0").peer(
+            |_| codec(lines()),
+            async move |peer: Lined| {
+                peer.set_mode(Mode::Passive);
+                assert_eq!(peer.recv().await?.as_deref(), Some("STARTTLS"));
+                peer.send("go ahead".into()).await?;
+                peer.upgrade(codec(tls.accept()).codec(lines())).await?;
+                while let Some(line) = peer.recv().await? {
+                    peer.send(line).await?;
+                    // Within TLS, and out of a peer and back.
+                    let connection = peer.detach()?;
+                    connection.write("raw\n".into()).await?;
+                    peer.attach(connection, codec(lines()))?;
+                    peer.send("attached".into()).await?;
+                }
+                Ok(())
+            },
+        );
+        let mut simulation = Simulation::new(seed, Faults::survivable());
+        drop(server.start(simulation.handle()).unwrap());
+        simulation.run();
+        let line = simulation.knock();
+        simulation.advance(SECOND);
+        let mut far = Far::new(&certified);
+        line.send([&b"STARTTLS\n"[..], &far.outgoing()].concat());
+        simulation.run();
+        far.take(line.received().strip_prefix(b"go ahead\n").expect("in clear"));
+        far.0.writer().write_all(b"one\ntwo\n").unwrap();
+        let mut read = Vec::new();
+        loop {
+            let outgoing = far.outgoing();
+            line.send(&outgoing);
+            simulation.run();
+            let received = line.received();
+            if outgoing.is_empty() && received.is_empty() {
+                break;
+            }
+            far.take(&received);
+        }
+        let _ = far.0.reader().read_to_end(&mut read);
+        assert_eq!(String::from_utf8(read).unwrap(), "one\nraw\nattached\ntwo\nraw\nattached\n");
     });
 }
 
