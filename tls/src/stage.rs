@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use perihelion_pipeline::{
-    ChannelClosed, Error, Flow, Input, Operation, Protocol, Result, Wire, recycle_buffer, spare_buffer,
+    ChannelClosed, Error, Event, Flow, Input, Operation, Protocol, Result, Wire, recycle_buffer, spare_buffer,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -392,6 +392,14 @@ impl Protocol for Tls {
             }
             operation => Ok(Some(operation)),
         }
+    }
+
+    /// Of a stage below, which may need no more input from now on. This one still does.
+    fn event(&mut self, wire: &mut Wire<'_>, _event: &mut Event) -> Result<()> {
+        if self.is_waiting_for_handshake() {
+            wire.set_needs_input(true);
+        }
+        Ok(())
     }
 
     fn timer(&mut self, wire: &mut Wire<'_>, _key: u32) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Handshakes that are slow, large, or none.
 
 use bytes::Bytes;
+use perihelion_pipeline::proxy_protocol::ProxyProtocol;
 use perihelion_pipeline::{Context, Event, Lines, Operation, Raw, Result, Tail, codec};
 use perihelion_tls::rustls::{Connection, NamedGroup, ProtocolVersion};
 use perihelion_tls::{Established, ServerTls, Session};
@@ -52,6 +53,30 @@ fn the_stages_above_learn_of_the_session_before_the_first_message() {
         client.talk(&mut host, usize::MAX);
         assert_eq!(log.take(), [format!("{name} Some(\"localhost\")"), "hello".into()]);
     }
+}
+
+#[test]
+fn a_stage_below_that_is_ready_does_not_make_this_one_so() {
+    /// Notes whether the stages below need input.
+    struct Needs(Log);
+    impl Tail for Needs {
+        type In = Bytes;
+        type Out = Bytes;
+        fn event(&mut self, cx: &mut Context<'_, Bytes>, _event: &mut Event) -> Result<()> {
+            self.0.add(cx.needs_input().to_string());
+            Ok(())
+        }
+        fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+            Ok(())
+        }
+    }
+    let (keys, log) = (Keys::new(), Log::default());
+    let stages = codec(ProxyProtocol::server(true)).codec(keys.server(TLS13).accept()).codec(Raw);
+    let mut host = Host::keeping_back(stages.tail(Needs(log.clone())));
+    host.feed("PROXY UNKNOWN\r\n").run();
+    assert_eq!(log.take(), ["true"]);
+    Oracle::client(&keys).talk(&mut host, usize::MAX);
+    assert_eq!(log.take(), ["false"]);
 }
 
 #[test]
