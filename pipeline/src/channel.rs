@@ -164,7 +164,7 @@ impl Channel {
         self.count(bytes, 0);
     }
 
-    /// Puts a value into the connection's [features](Features), for whatever stands above: what a stage has found out,
+    /// Puts a value into the connection's [features](crate::Features), for whatever stands above: what a stage has found out,
     /// such as who the other side is. Gives the one of this type that was there before.
     pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
         self.link.features().insert(value)
