@@ -183,8 +183,9 @@ impl Channel {
         self.unpacked += bytes;
     }
 
-    /// Whether the channel reads on though it is unwritable: for a stage that keeps back what is written until
-    /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
+    /// Whether the channel reads on though it is unwritable or paused: for a stage that has no message to pass on, and
+    /// keeps back what is written, until something has come, such as the end of a handshake. Otherwise it would wait
+    /// for what is not read.
     pub fn set_needs_input(&mut self, needs_input: bool) {
         self.link.set_needs_input(needs_input);
     }

@@ -286,6 +286,47 @@ fn more_than_the_water_marks_may_be_written_before_the_handshake_is_done() {
 }
 
 #[test]
+fn a_channel_that_is_paused_does_its_handshake_and_passes_nothing_on() {
+    /// Is paused from the beginning, until it is told to read.
+    struct Paused(Log);
+    impl Tail for Paused {
+        type In = Bytes;
+        type Out = Bytes;
+        fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+            cx.pause();
+            cx.set_timer(0, Duration::from_secs(1));
+            Ok(())
+        }
+        fn event(&mut self, _cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
+            if event.take::<Established>().is_some() {
+                self.0.add("established");
+            }
+            Ok(())
+        }
+        fn timer(&mut self, cx: &mut Context<'_, Bytes>, _key: u32) -> Result<()> {
+            cx.resume();
+            Ok(())
+        }
+        fn read(&mut self, _cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+            self.0.add(String::from_utf8_lossy(&msg));
+            Ok(())
+        }
+    }
+    let keys = Keys::new();
+    for (versions, cut) in [(TLS12, 1), (TLS12, usize::MAX), (TLS13, 1), (TLS13, usize::MAX)] {
+        let log = Log::default();
+        let pipeline = codec(keys.server(versions).accept()).codec(Raw).tail(Paused(log.clone()));
+        let mut host = Host::keeping_back(pipeline);
+        let mut client = Oracle::client(&keys);
+        client.write(b"hello"); // sent in one piece with the end of the handshake
+        client.talk(&mut host, cut);
+        assert_eq!(log.take(), ["established"]);
+        host.advance(Duration::from_secs(1));
+        assert_eq!(log.take(), ["hello"]);
+    }
+}
+
+#[test]
 fn early_data_is_refused_whatever_the_configuration_says() {
     let keys = Keys::new();
     let mut config = keys.server_config(TLS13);
