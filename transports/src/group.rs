@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, Waker};
 
+use crate::server::Relayed;
+
 /// What the channels of one server or client have in common on one worker.
 pub(crate) struct Group {
     /// The state of the channel that is being run. Calls of the event loop don't nest, so it is free when one begins.
@@ -33,6 +35,8 @@ pub(crate) struct Counters {
     connections: AtomicU64,
     closed: AtomicU64,
     messages: AtomicU64,
+    relayed_to_target: AtomicU64,
+    relayed_from_target: AtomicU64,
 }
 
 /// A notice to all channels and listeners of a group.
@@ -141,6 +145,19 @@ impl Counters {
 
     pub(crate) fn messages(&self) -> u64 {
         self.messages.load(Relaxed)
+    }
+
+    pub(crate) fn relayed(&self) -> Relayed {
+        Relayed {
+            to_target: self.relayed_to_target.load(Relaxed),
+            from_target: self.relayed_from_target.load(Relaxed),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn count_relayed(&self, to_target: bool, bytes: u64) {
+        let way = if to_target { &self.relayed_to_target } else { &self.relayed_from_target };
+        way.add(bytes);
     }
 }
 

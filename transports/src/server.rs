@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::admission::{Admission, Filter};
 use crate::connection::internet;
 use crate::group::{Counters, Group, Notice, Order};
-use crate::listener::{Listener, MakePipeline};
+use crate::listener::{Listener, Serve};
 use crate::{Address, Connection, Error, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
@@ -43,8 +43,8 @@ const ABORT_LIMIT: Duration = Duration::from_secs(2);
 #[must_use = "a server listens once it is started"]
 pub struct Server<M = NoPipeline> {
     address: Result<Address, Error>,
-    make: M,
-    tcp: Option<TcpConfig>,
+    pub(crate) make: M,
+    pub(crate) tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filter: Option<Filter>,
@@ -53,8 +53,8 @@ pub struct Server<M = NoPipeline> {
 /// A server that has no pipeline yet.
 pub struct NoPipeline;
 
-/// A server whose pipelines are made by a function of each worker's own.
-pub struct PerCore(Arc<dyn Fn() -> MakePipeline + Send + Sync>);
+/// A server that serves by what a function makes on each worker.
+pub struct PerCore(pub(crate) Arc<dyn Fn() -> Serve + Send + Sync>);
 
 /// A server that listens. Dropped, it goes on for as long as the runtime does.
 pub struct RunningServer {
@@ -63,6 +63,7 @@ pub struct RunningServer {
     counters: Vec<Arc<Counters>>,
     admission: Arc<Admission>,
     number: u64,
+    pub(crate) relays: bool,
 }
 
 /// What a server has done.
@@ -78,6 +79,17 @@ pub struct ServerReport {
     pub messages: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
+    /// What was relayed, if that is what it does.
+    pub relayed: Option<Relayed>,
+}
+
+/// How many bytes relays have handed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relayed {
+    /// From clients to the target.
+    pub to_target: u64,
+    /// From the target to clients.
+    pub from_target: u64,
 }
 
 thread_local! {
@@ -119,14 +131,19 @@ impl Server {
     {
         let make = PerCore(Arc::new(move || {
             let make = make();
-            Box::new(move |connection, channel| Runner::new(make(connection), channel))
+            Serve::Channel(Box::new(move |connection, channel| Runner::new(make(connection), channel)))
         }));
-        let Server { address, tcp, channel, limits, filter, .. } = self;
-        Server { address, make, tcp, channel, limits, filter }
+        self.exchange(make).0
     }
 }
 
 impl<M> Server<M> {
+    /// The same with something else to serve by. Gives what it was.
+    pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
+        let Server { address, make: old, tcp, channel, limits, filter } = self;
+        (Server { address, make, tcp, channel, limits, filter }, old)
+    }
+
     /// Options of its sockets, instead of the runtime's.
     pub fn tcp(mut self, config: TcpConfig) -> Self {
         self.tcp = Some(config);
@@ -179,15 +196,22 @@ impl Server<PerCore> {
         let bound = sockets[0].local_addr().and_then(internet).map_err(failed)?;
         let counters: Vec<Arc<Counters>> = sockets.iter().map(|_| Arc::default()).collect();
         let number = next_number();
-        let server = RunningServer { address: bound, runtime: runtime.clone(), counters, admission, number };
+        let server = RunningServer {
+            address: bound,
+            runtime: runtime.clone(),
+            counters,
+            admission,
+            number,
+            relays: false,
+        };
         for (worker, socket) in sockets.into_iter().enumerate() {
             let (make, channel, tcp) = (Arc::clone(&self.make.0), channel.clone(), tcp.clone());
             let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
             let told = runtime.send(worker, move |io| {
                 // First the user's function: if it panics, the socket is closed, and takes no share of connections.
-                let (make, group) = (make(), Group::new(&channel, &tcp, counters));
+                let (serve, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                if io.open(socket, |io, id| Listener::new(io, id, make, group, admission)).is_err() {
+                if io.open(socket, |io, id| Listener::new(io, id, serve, group, admission)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
             });
@@ -209,13 +233,16 @@ impl RunningServer {
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
         let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
+        let mut relayed = Relayed::default();
         for counters in &self.counters {
             let closed = counters.closed();
             report.connections += counters.connections();
             report.open += counters.connections().saturating_sub(closed);
             report.messages += counters.messages();
+            relayed.to_target += counters.relayed().to_target;
+            relayed.from_target += counters.relayed().from_target;
         }
-        report
+        ServerReport { relayed: self.relays.then_some(relayed), ..report }
     }
 
     /// Asks a worker to end this server. `None`: the worker has stopped.
@@ -278,7 +305,13 @@ fn next_number() -> u64 {
 
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "served {} connections and {} messages", self.connections, self.messages)?;
+        write!(f, "served {} connections", self.connections)?;
+        match self.relayed {
+            None => write!(f, " and {} messages", self.messages)?,
+            Some(Relayed { to_target, from_target }) => {
+                write!(f, "; relayed {to_target} bytes to the target and {from_target} bytes from it")?;
+            }
+        }
         if self.refused > 0 {
             write!(f, "; {} connections were refused", self.refused)?;
         }

@@ -32,6 +32,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// What each channel may take.
     pub channel: ChannelConfig,
+    /// What each relay may take.
+    pub relay: RelayConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
     /// What a TLS handshake may take. For the program, which hands it to TLS.
@@ -68,6 +70,8 @@ pub struct RuntimeConfig {
     pub ring: RingConfig,
     /// The receive pool of each worker.
     pub receive: ReceiveConfig,
+    /// The pipes of each worker, through which relays move bytes.
+    pub pipes: PipesConfig,
 }
 
 /// How the event loop talks to the kernel.
@@ -103,6 +107,17 @@ pub struct ReceiveConfig {
     pub buffers_max: usize,
     /// Up to this many buffers may be kept by handlers; what they keep beyond that is copied.
     pub buffers_kept_max: usize,
+}
+
+/// The pipes of each worker, through which relays move bytes. A relay has one only while the other side doesn't take what
+/// is in it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipesConfig {
+    /// How many bytes a pipe holds, as far as the kernel allows it (`fs.pipe-max-size`, `fs.pipe-user-pages-soft`).
+    pub pipe_bytes: usize,
+    /// Up to this many pipes there are. When all hold bytes, relays wait.
+    pub pipes_max: usize,
 }
 
 /// What each server may take.
@@ -146,6 +161,14 @@ pub struct ChannelConfig {
     pub drain_ms: u64,
     /// How long a connect may take, in milliseconds.
     pub connect_ms: u64,
+}
+
+/// What each relay may take. `channel.connect_ms` limits its connect.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// After how long without a byte either way it is reset, in milliseconds; 0 is never.
+    pub idle_ms: u64,
 }
 
 /// Options of TCP sockets.
@@ -195,6 +218,7 @@ impl Default for RuntimeConfig {
             teardown_ms: 2000,
             ring: RingConfig::default(),
             receive: ReceiveConfig::default(),
+            pipes: PipesConfig::default(),
         }
     }
 }
@@ -211,6 +235,12 @@ impl Default for ReceiveConfig {
     }
 }
 
+impl Default for PipesConfig {
+    fn default() -> Self {
+        PipesConfig { pipe_bytes: 256 * 1024, pipes_max: 1024 }
+    }
+}
+
 impl Default for ChannelConfig {
     fn default() -> Self {
         ChannelConfig {
@@ -223,6 +253,12 @@ impl Default for ChannelConfig {
             drain_ms: 10_000,
             connect_ms: 10_000,
         }
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        RelayConfig { idle_ms: 600_000 }
     }
 }
 
@@ -279,6 +315,13 @@ impl ChannelConfig {
     }
 }
 
+impl RelayConfig {
+    /// After how long without a byte either way it is reset. `None`: never.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_ms > 0).then(|| Duration::from_millis(self.idle_ms))
+    }
+}
+
 impl RuntimeConfig {
     pub(crate) fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
@@ -291,7 +334,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server: _, channel, tcp, tls } = self;
+        let Config { runtime, server: _, channel, relay: _, tcp, tls } = self;
         let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
@@ -310,6 +353,8 @@ impl Config {
         in_range("runtime.receive.buffers", receive.buffers as u64, 1..=receive.buffers_max as u64)?;
         let kept = 0..=receive.buffers_max as u64 - 1;
         in_range("runtime.receive.buffers_kept_max", receive.buffers_kept_max as u64, kept)?;
+        in_range("runtime.pipes.pipe_bytes", runtime.pipes.pipe_bytes as u64, 4096..=1 << 30)?;
+        at_least("runtime.pipes.pipes_max", runtime.pipes.pipes_max as u64, 1)?;
         at_least("channel.high_water_bytes", channel.high_water_bytes as u64, 1)?;
         let low = 1..=channel.high_water_bytes as u64;
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;

@@ -25,6 +25,7 @@ pub(super) struct Socket {
     pub(super) in_flight: u8,
     /// The send or connect in flight, in the table of its kind.
     pub(super) outbound: u32,
+    pub(super) watched: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -34,7 +35,7 @@ pub(super) enum State {
     Closing(Close),
 }
 
-/// Receiving, or accepting.
+/// Receiving, accepting, or waiting for bytes.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Inbound {
     /// The kernel posts a completion for whatever comes in.
@@ -61,6 +62,7 @@ impl Sockets {
                     inbound: Inbound::Off,
                     in_flight: 0,
                     outbound: NONE,
+                    watched: false,
                 });
                 self.slots.len() - 1
             }

@@ -1,0 +1,105 @@
+//! Relays: a server whose connections are led on to a target. The kernel moves their bytes (splice(2)): none of them is
+//! copied into this process.
+//!
+//! - `mod.rs`: setting one up.
+//! - `pair.rs`: two connections that are joined for life.
+//! - `way.rs`: one of the two directions.
+
+mod pair;
+mod way;
+
+use perihelion_runtime::{Handle, RelayConfig, TcpConfig};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::listener::Serve;
+use crate::server::{NoPipeline, PerCore};
+use crate::{Address, Error, RunningServer, Server};
+
+pub(crate) use pair::lead_on;
+
+/// A server that leads its connections on.
+pub struct RelayTo {
+    target: Result<Address, Error>,
+    relay: Option<RelayConfig>,
+}
+
+/// Where a server leads its connections.
+pub(crate) struct Forward {
+    target: Address,
+    /// All that the target's host has.
+    addresses: Vec<SocketAddr>,
+    tcp: TcpConfig,
+    relay: RelayConfig,
+    /// Whether the last connect was answered. Changes are logged, not each connection that fails.
+    reachable: AtomicBool,
+}
+
+impl Server<NoPipeline> {
+    /// Each connection is led on to `tcp://HOST:PORT`: what either side sends, the other receives.
+    ///
+    /// While the connection to the target is being made (for at most `channel.connect_ms` at each of its addresses),
+    /// nothing is read from the client; if it can't be made, the client is reset. From then on the kernel moves the bytes,
+    /// in either direction as far as the receiver takes them. A side that ends is passed on as such when the other has
+    /// been sent everything; a side that breaks resets the other. When the server stops, relays go on until both sides
+    /// have ended or the time to drain is over.
+    ///
+    /// ```
+    /// # use perihelion_runtime::{Config, Runtime, Service};
+    /// # use perihelion_transports::Server;
+    /// # use std::time::Duration;
+    /// # let mut config = Config::default();
+    /// # config.runtime.workers = 1;
+    /// let runtime = Runtime::from_config(config)?;
+    /// let server = Server::bind("tcp://127.0.0.1:0").relay_to("tcp://localhost:7000").start(&runtime)?;
+    /// println!("{}", server.stop(Duration::from_secs(1)));
+    /// # Ok::<(), perihelion_transports::Error>(())
+    /// ```
+    pub fn relay_to(self, target: impl AsRef<str>) -> Server<RelayTo> {
+        self.exchange(RelayTo { target: target.as_ref().parse(), relay: None }).0
+    }
+}
+
+impl Server<RelayTo> {
+    /// Limits of its relays, instead of the runtime's.
+    pub fn relay(mut self, config: RelayConfig) -> Self {
+        self.make.relay = Some(config);
+        self
+    }
+
+    /// Listens, on every worker of the runtime. Blocks while the target's name is looked up, which is done once.
+    ///
+    /// # Errors
+    /// An address that is none or can't be had, or a target that doesn't resolve.
+    pub fn start(self, runtime: &Handle) -> Result<RunningServer, Error> {
+        let (server, RelayTo { target, relay }) = self.exchange(NoPipeline);
+        let target = target?;
+        let forward = Arc::new(Forward {
+            addresses: target.resolve()?,
+            target,
+            tcp: server.tcp.clone().unwrap_or_else(|| runtime.config().tcp.clone()),
+            relay: relay.unwrap_or_else(|| runtime.config().relay.clone()),
+            reachable: AtomicBool::new(true),
+        });
+        let serve = PerCore(Arc::new(move || Serve::Relay(Arc::clone(&forward))));
+        let mut running = server.exchange(serve).0.start(runtime)?;
+        running.relays = true;
+        Ok(running)
+    }
+}
+
+impl Forward {
+    fn answered(&self) {
+        if !self.reachable.load(Relaxed) && !self.reachable.swap(true, Relaxed) {
+            tracing::info!(target = %self.target, "a relay's target can be reached again");
+        }
+    }
+
+    fn unanswered(&self, error: &io::Error) {
+        if self.reachable.swap(false, Relaxed) {
+            tracing::warn!(target = %self.target, %error, "a relay's target can't be reached: its clients are reset");
+        }
+    }
+}
