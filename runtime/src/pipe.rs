@@ -1,5 +1,6 @@
 //! Pipes, through which the kernel moves bytes from one socket to another without a copy: splice(2).
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
 use std::io::{self, Read};
@@ -10,10 +11,12 @@ use crate::config::PipesConfig;
 
 /// The most that one call moves. The kernel takes what there is, up to the room in the pipe.
 const CALL_BYTES_MAX: usize = 1 << 30;
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 /// Pipes that are kept for the next who needs one. Most are given back in the call in which they were taken.
 const SPARE_MAX: usize = 64;
 
-/// Bytes on their way from one socket to another, as far as a pipe holds them. Both sockets must be non-blocking.
+/// Bytes on their way from one socket to another, as far as a pipe holds them. Both sockets must be non-blocking, and
+/// the source should treat urgent bytes like others (SO_OOBINLINE, as RFC 6093 recommends) lest they be lost.
 ///
 /// It is lent by [`Io::take_pipe`](crate::Io::take_pipe), and given back empty. Dropped, it is closed, with what it
 /// holds.
@@ -33,29 +36,31 @@ impl Pipe {
         self.bytes == 0
     }
 
-    /// Takes bytes from a socket: as many as there are and the pipe has room for; 0 if the other side has ended.
+    /// Takes bytes from a socket, into the empty pipe: as many as there are and the pipe has room for; 0 if the other side
+    /// has ended.
     ///
     /// # Errors
-    /// `WouldBlock` when there is nothing at present, or no room; otherwise why the connection is broken.
+    /// `WouldBlock` when there is nothing at present; otherwise why the connection is broken.
+    ///
+    /// # Panics
+    /// If there are bytes in the pipe.
     #[inline]
     pub fn fill(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
-        self.filled(splice(from, None, &self.write, None, CALL_BYTES_MAX, flags())?)
+        assert!(self.is_empty(), "a pipe is emptied before it is filled");
+        self.bytes = match splice(from, None, &self.write, None, CALL_BYTES_MAX, FLAGS) {
+            Ok(0) | Err(Errno::WOULDBLOCK) => self.fill_urgent(from)?,
+            filled => filled?,
+        };
+        Ok(self.bytes)
     }
 
-    /// Takes a byte that [`fill`](Pipe::fill) can't, since it is marked as urgent: splice(2) never passes such a mark.
-    /// The socket must be one that treats urgent bytes like others (SO_OOBINLINE, as RFC 6093 recommends).
-    ///
-    /// # Errors
-    /// As for `fill`.
-    pub fn fill_urgent(&mut self, from: BorrowedFd<'_>) -> io::Result<usize> {
+    /// splice(2) does not pass a byte that is marked as urgent: what it says there sounds like the end, or like nothing
+    /// at present. Reading does, so this byte alone goes through the process.
+    #[cold]
+    fn fill_urgent(&self, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut byte = [0];
         let read = (&*SockRef::from(&from)).read(&mut byte)?;
-        self.filled(rustix::io::write(&self.write, &byte[..read])?)
-    }
-
-    fn filled(&mut self, n: usize) -> io::Result<usize> {
-        self.bytes += n;
-        Ok(n)
+        Ok(rustix::io::write(&self.write, &byte[..read])?)
     }
 
     /// Gives bytes to a socket: as many as it has room for.
@@ -64,15 +69,10 @@ impl Pipe {
     /// `WouldBlock` when it has no room at present; otherwise why the connection is broken.
     #[inline]
     pub fn drain(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
-        let n = splice(&self.read, None, to, None, self.bytes, flags())?;
+        let n = splice(&self.read, None, to, None, self.bytes, FLAGS)?;
         self.bytes -= n;
         Ok(n)
     }
-}
-
-#[inline]
-fn flags() -> SpliceFlags {
-    SpliceFlags::MOVE | SpliceFlags::NONBLOCK
 }
 
 /// The pipes of a worker, of which there are no more than the configuration says.
@@ -113,7 +113,7 @@ impl Pipes {
             });
             return None;
         }
-        match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+        match pipe_with(PipeFlags::CLOEXEC) {
             Ok((read, write)) => {
                 // Refused beyond /proc/sys/fs/pipe-max-size and pipe-user-pages-soft: then it has the kernel's own size,
                 // and more calls are needed.

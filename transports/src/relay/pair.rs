@@ -182,11 +182,11 @@ impl Relay {
     }
 
     /// Moves what can be moved of what the source has sent.
-    fn advance(&mut self, io: &mut Io, source: Side, is_readable: bool) {
+    fn advance(&mut self, io: &mut Io, source: Side) {
         let (Some(from), Some(to)) = (self.id(source), self.id(source.other())) else { return };
         let way = &mut self.ways[source as usize];
         let mut moved = 0;
-        let advanced = way.advance(io, from, to, is_readable, &mut moved);
+        let advanced = way.advance(io, from, to, &mut moved);
         if let Way::Pipe = way {
             io.set_timer(from, PIPE, io.now() + NO_PIPE_PAUSE);
         }
@@ -205,7 +205,7 @@ impl Relay {
     fn writable(&mut self, io: &mut Io, side: Side) {
         let source = side.other();
         if let Way::Sink(_) = self.ways[source as usize] {
-            self.advance(io, source, false);
+            self.advance(io, source);
         }
     }
 
@@ -254,7 +254,7 @@ impl Side {
 impl Endpoint for End {
     fn complete(&mut self, io: &mut Io, completion: Completion) {
         match completion {
-            Completion::Readable => self.relay.borrow_mut().advance(io, self.side, true),
+            Completion::Readable => self.relay.borrow_mut().advance(io, self.side),
             Completion::Writable => self.relay.borrow_mut().writable(io, self.side),
             Completion::Broken(error) => self.relay.borrow_mut().fail(io, &error),
             Completion::Connected(Ok(())) => self.relay.borrow_mut().open(io),
@@ -283,7 +283,7 @@ impl Endpoint for End {
                 self.connect(io, io::Error::new(io::ErrorKind::TimedOut, late));
             }
             IDLE => self.relay.borrow_mut().limit_idleness(io),
-            _ => self.relay.borrow_mut().advance(io, self.side, true),
+            _ => self.relay.borrow_mut().advance(io, self.side),
         }
         self.close_if_done(io);
     }

@@ -19,7 +19,7 @@ pub(super) enum Way {
 
 impl Way {
     /// Moves what the pipe holds, and then once what the source has: more of it, if there is, has its turn when the event
-    /// loop has seen to the others. `is_readable`: the kernel has said so. `moved` counts what the sink has taken.
+    /// loop has seen to the others. `moved` counts what the sink has taken.
     ///
     /// # Errors
     /// Either connection is broken.
@@ -28,7 +28,6 @@ impl Way {
         io: &mut Io,
         source: EndpointId,
         sink: EndpointId,
-        is_readable: bool,
         moved: &mut u64,
     ) -> io::Result<()> {
         let mut pipe = match replace(self, Way::Source) {
@@ -49,7 +48,7 @@ impl Way {
             }
         };
         if pipe.is_empty() {
-            match fill(&mut pipe, fd(io, source)?, is_readable) {
+            match pipe.fill(fd(io, source)?) {
                 Ok(0) => {
                     io.give_pipe_back(pipe);
                     io.shut_down_write(sink);
@@ -68,14 +67,6 @@ impl Way {
             *self = Way::Sink(pipe);
         }
         Ok(())
-    }
-}
-
-fn fill(pipe: &mut Pipe, source: BorrowedFd<'_>, is_readable: bool) -> io::Result<usize> {
-    match pipe.fill(source) {
-        // There is something, and yet nothing that can be moved.
-        Err(error) if is_readable && error.kind() == io::ErrorKind::WouldBlock => pipe.fill_urgent(source),
-        filled => filled,
     }
 }
 
