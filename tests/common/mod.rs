@@ -8,7 +8,7 @@ mod process;
 use perihelion::prelude::*;
 use perihelion::runtime::Io;
 use perihelion::transports::ServerReport;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
@@ -193,6 +193,22 @@ pub(crate) fn try_receive(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
 pub(crate) fn ask(stream: &TcpStream, payload: impl AsRef<[u8]>) {
     send(stream, &payload);
     assert_eq!(receive(stream), payload.as_ref());
+}
+
+/// A listener that takes nobody, with as many waiting for it as it lets wait: the kernel doesn't answer others.
+pub(crate) fn full_listener() -> (Socket, Vec<Socket>, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&V4.parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..8).map(|_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address); // goes on in the background
+        socket
+    });
+    let waiting = waiting.collect();
+    (listener, waiting, address.as_socket().unwrap())
 }
 
 /// How a connection ended.

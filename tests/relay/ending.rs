@@ -1,0 +1,141 @@
+//! How relays end: in order, when both sides have, or by a reset that is passed on.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use crate::common::*;
+use crate::led::{Led, write_until_blocked};
+
+#[test]
+fn one_side_may_end_long_before_the_other() {
+    let led = Led::new();
+    for target_ends_first in [false, true] {
+        let (client, target) = led.pair();
+        let (mut first, mut second) = if target_ends_first { (target, client) } else { (client, target) };
+        first.write_all(b"that is all").unwrap();
+        first.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&second), (b"that is all".to_vec(), End::InOrder));
+        for round in 0..10 {
+            let bytes = text(round, 100_000);
+            second.write_all(&bytes).unwrap();
+            let mut received = vec![0; bytes.len()];
+            first.read_exact(&mut received).unwrap();
+            assert!(received == bytes);
+        }
+        assert_eq!(led.server.report().open, 1);
+        second.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&first), (vec![], End::InOrder));
+        eventually("the relay is over", || led.server.report().open == 0);
+    }
+    led.stop();
+}
+
+/// What one side does before it resets the connection.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Nothing,
+    /// It has said something, and the other side has heard it.
+    Talk,
+    /// It has sent more than the other side takes.
+    Flood,
+    /// The other side has sent more than it takes.
+    IsFlooded,
+    /// It has ended.
+    End,
+}
+
+fn reset_after(led: &Led, before: Before, client_resets: bool) {
+    let (client, target) = led.pair();
+    let (one, other) = if client_resets { (client, target) } else { (target, client) };
+    match before {
+        Before::Nothing => {}
+        Before::Talk => {
+            send(&one, "hello");
+            assert_eq!(receive(&other), b"hello");
+        }
+        Before::Flood => drop(write_until_blocked(&one)),
+        Before::IsFlooded => drop(write_until_blocked(&other)),
+        Before::End => {
+            one.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&other), (vec![], End::InOrder));
+        }
+    }
+    reset(one);
+    // Though the other side neither reads nor writes.
+    eventually("the relay is over", || led.server.report().open == 0);
+    if !matches!(before, Before::End) {
+        assert_eq!(read_to_end(&other).1, End::Reset, "{before:?}, by the client: {client_resets}");
+    }
+    eventually("it is reset", || (&other).write(b"too late").is_err());
+}
+
+#[test]
+fn a_reset_is_passed_on_whatever_was_before() {
+    let led = Led::with(|config| {
+        (config.tcp.send_buffer_bytes, config.tcp.receive_buffer_bytes) = (64 << 10, 64 << 10);
+    });
+    for before in [Before::Nothing, Before::Talk, Before::Flood, Before::IsFlooded, Before::End] {
+        for client_resets in [true, false] {
+            reset_after(&led, before, client_resets);
+        }
+    }
+    assert_eq!(led.stop().connections, 10);
+}
+
+/// Transfers without end, in both directions.
+fn busy(led: &Led, count: usize) -> Vec<thread::JoinHandle<()>> {
+    let endlessly = |stream: TcpStream| {
+        let mut reading = stream.try_clone().unwrap();
+        let writer = thread::spawn(move || while (&stream).write_all(&[7; 10_000]).is_ok() {});
+        thread::spawn(move || {
+            while reading.read(&mut [0; 10_000]).is_ok_and(|n| n > 0) {}
+            writer.join().unwrap();
+        })
+    };
+    (0..count).flat_map(|_| <[TcpStream; 2]>::from(led.pair())).map(endlessly).collect()
+}
+
+#[test]
+fn a_server_that_stops_resets_what_goes_on_when_the_time_is_over() {
+    let led = Led::with(|config| config.runtime.workers = 2);
+    let threads = busy(&led, 20);
+    let idle = led.pair();
+    let moves = || led.server.report().relayed.unwrap().from_target > 10_000_000;
+    eventually("there is load", moves);
+    use perihelion::prelude::Service;
+    let report = led.server.stop(Duration::from_millis(100));
+    assert_eq!((report.connections, report.open, report.aborted), (21, 0, 21));
+    assert_eq!([&idle.0, &idle.1].map(|stream| read_to_end(stream).1), [End::Reset; 2]);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(TcpStream::connect(led.address).is_err());
+    led.fixture.stop();
+}
+
+#[test]
+fn a_server_that_stops_lets_relays_end() {
+    let led = Led::new();
+    let (mut client, mut target) = led.pair();
+    client.write_all(b"request").unwrap();
+    let Led { fixture, server, address, target: listener } = led;
+    drop(listener); // so that whoever comes before the end is refused
+    let stopping = thread::spawn(move || fixture.stop_all(server));
+    eventually("it listens no more", || TcpStream::connect(address).is_err());
+    target.read_exact(&mut [0; 7]).unwrap();
+    target.write_all(b"answer").unwrap();
+    drop(target);
+    assert_eq!(read_to_end(&client), (b"answer".to_vec(), End::InOrder));
+    drop(client);
+    stopping.join().unwrap();
+}
+
+#[test]
+fn a_runtime_that_stops_resets_both_sides() {
+    let led = Led::new();
+    let threads = busy(&led, 5);
+    let (client, target) = led.pair();
+    led.fixture.stop();
+    assert_eq!([&client, &target].map(|stream| read_to_end(stream).1), [End::Reset; 2]);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
