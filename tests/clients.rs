@@ -6,7 +6,7 @@ use common::*;
 use perihelion::prelude::*;
 use perihelion::transports;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -128,15 +128,16 @@ impl Io {
         self.driver.stop_receiving(id);
     }
 
-    /// Says once when there are bytes to receive, or the other side's end: at once if there are already. For whoever
+    /// Says once that there are bytes to receive, or the other side's end: as soon as that is so, or at once. For whoever
     /// reads the descriptor without the loop, and so instead of [`receive`](Io::receive).
     #[inline]
     pub fn wait_readable(&mut self, id: EndpointId) {
         self.driver.wait_readable(id);
     }
 
-    /// Says whenever there is room to send again after a send has been refused for want of it, and when the connection
-    /// breaks; also without any such reason, as for a start. For whoever writes to the descriptor without the loop.
+    /// Says, until it is closed, whenever there is room to send after a send has been refused for want of it, and when the
+    /// connection breaks. It may say that there is room without such a refusal too. For whoever writes to the descriptor
+    /// without the loop.
     pub fn watch(&mut self, id: EndpointId) {
         self.driver.watch(id);
     }

@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::*;
-use crate::led::{Led, write_until_blocked};
+use crate::setup::{Setup, write_until_blocked};
 
 #[test]
 fn one_side_may_end_long_before_the_other() {
-    let led = Led::new();
+    let setup = Setup::new();
     for target_ends_first in [false, true] {
-        let (client, target) = led.pair();
+        let (client, target) = setup.pair();
         let (mut first, mut second) = if target_ends_first { (target, client) } else { (client, target) };
         first.write_all(b"that is all").unwrap();
         first.shutdown(Shutdown::Write).unwrap();
@@ -24,12 +24,12 @@ fn one_side_may_end_long_before_the_other() {
             first.read_exact(&mut received).unwrap();
             assert!(received == bytes);
         }
-        assert_eq!(led.server.report().open, 1);
+        assert_eq!(setup.server.report().open, 1);
         second.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(&first), (vec![], End::InOrder));
-        eventually("the relay is over", || led.server.report().open == 0);
+        eventually("the relay is over", || setup.server.report().open == 0);
     }
-    led.stop();
+    setup.stop();
 }
 
 /// What one side does before it resets the connection.
@@ -46,8 +46,8 @@ enum Before {
     End,
 }
 
-fn reset_after(led: &Led, before: Before, client_resets: bool) {
-    let (client, target) = led.pair();
+fn reset_after(setup: &Setup, before: Before, client_resets: bool) {
+    let (client, target) = setup.pair();
     let (one, other) = if client_resets { (client, target) } else { (target, client) };
     match before {
         Before::Nothing => {}
@@ -64,7 +64,7 @@ fn reset_after(led: &Led, before: Before, client_resets: bool) {
     }
     reset(one);
     // Though the other side neither reads nor writes.
-    eventually("the relay is over", || led.server.report().open == 0);
+    eventually("the relay is over", || setup.server.report().open == 0);
     if !matches!(before, Before::End) {
         assert_eq!(read_to_end(&other).1, End::Reset, "{before:?}, by the client: {client_resets}");
     }
@@ -73,19 +73,19 @@ fn reset_after(led: &Led, before: Before, client_resets: bool) {
 
 #[test]
 fn a_reset_is_passed_on_whatever_was_before() {
-    let led = Led::with(|config| {
+    let setup = Setup::with(|config| {
         (config.tcp.send_buffer_bytes, config.tcp.receive_buffer_bytes) = (64 << 10, 64 << 10);
     });
     for before in [Before::Nothing, Before::Talk, Before::Flood, Before::IsFlooded, Before::End] {
         for client_resets in [true, false] {
-            reset_after(&led, before, client_resets);
+            reset_after(&setup, before, client_resets);
         }
     }
-    assert_eq!(led.stop().connections, 10);
+    assert_eq!(setup.stop().connections, 10);
 }
 
 /// Transfers without end, in both directions.
-fn busy(led: &Led, count: usize) -> Vec<thread::JoinHandle<()>> {
+fn busy(setup: &Setup, count: usize) -> Vec<thread::JoinHandle<()>> {
     let endlessly = |stream: TcpStream| {
         let mut reading = stream.try_clone().unwrap();
         let writer = thread::spawn(move || while (&stream).write_all(&[7; 10_000]).is_ok() {});
@@ -94,31 +94,31 @@ fn busy(led: &Led, count: usize) -> Vec<thread::JoinHandle<()>> {
             writer.join().unwrap();
         })
     };
-    (0..count).flat_map(|_| <[TcpStream; 2]>::from(led.pair())).map(endlessly).collect()
+    (0..count).flat_map(|_| <[TcpStream; 2]>::from(setup.pair())).map(endlessly).collect()
 }
 
 #[test]
 fn a_server_that_stops_resets_what_goes_on_when_the_time_is_over() {
-    let led = Led::with(|config| config.runtime.workers = 2);
-    let threads = busy(&led, 20);
-    let idle = led.pair();
-    let moves = || led.server.report().relayed.unwrap().from_target > 10_000_000;
+    let setup = Setup::with(|config| config.runtime.workers = 2);
+    let threads = busy(&setup, 20);
+    let idle = setup.pair();
+    let moves = || setup.server.report().relayed.unwrap().from_target > 10_000_000;
     eventually("there is load", moves);
     use perihelion::prelude::Service;
-    let report = led.server.stop(Duration::from_millis(100));
+    let report = setup.server.stop(Duration::from_millis(100));
     assert_eq!((report.connections, report.open, report.aborted), (21, 0, 21));
     assert_eq!([&idle.0, &idle.1].map(|stream| read_to_end(stream).1), [End::Reset; 2]);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    assert!(TcpStream::connect(led.address).is_err());
-    led.fixture.stop();
+    assert!(TcpStream::connect(setup.address).is_err());
+    setup.fixture.stop();
 }
 
 #[test]
 fn a_server_that_stops_lets_relays_end() {
-    let led = Led::new();
-    let (mut client, mut target) = led.pair();
+    let setup = Setup::new();
+    let (mut client, mut target) = setup.pair();
     client.write_all(b"request").unwrap();
-    let Led { fixture, server, address, target: listener } = led;
+    let Setup { fixture, server, address, target: listener } = setup;
     drop(listener); // so that whoever comes before the end is refused
     let stopping = thread::spawn(move || fixture.stop_all(server));
     eventually("it listens no more", || TcpStream::connect(address).is_err());
@@ -132,10 +132,10 @@ fn a_server_that_stops_lets_relays_end() {
 
 #[test]
 fn a_runtime_that_stops_resets_both_sides() {
-    let led = Led::new();
-    let threads = busy(&led, 5);
-    let (client, target) = led.pair();
-    led.fixture.stop();
+    let setup = Setup::new();
+    let threads = busy(&setup, 5);
+    let (client, target) = setup.pair();
+    setup.fixture.stop();
     assert_eq!([&client, &target].map(|stream| read_to_end(stream).1), [End::Reset; 2]);
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }

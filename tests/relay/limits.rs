@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use crate::led::{Led, write_until_blocked};
+use crate::setup::{Setup, write_until_blocked};
 
 /// For everything between a writer and a reader that doesn't read: four buffers of 64 KiB, which the kernel doubles and
 /// overdraws a little, and a pipe.
@@ -19,9 +19,9 @@ fn small_buffers(config: &mut Config) {
 
 #[test]
 fn a_reader_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
-    let led = Led::with(small_buffers);
+    let setup = Setup::with(small_buffers);
     for target_reads_slowly in [true, false] {
-        let (client, target) = led.pair();
+        let (client, target) = setup.pair();
         let (writer, mut reader) = if target_reads_slowly { (client, target) } else { (target, client) };
         socket2::SockRef::from(&writer).set_send_buffer_size(64 << 10).unwrap();
         let written = write_until_blocked(&writer);
@@ -33,19 +33,19 @@ fn a_reader_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
         reader.read_exact(&mut read).unwrap();
         assert!(read == written);
     }
-    led.stop();
+    setup.stop();
 }
 
 /// The only pipe belongs to a relay whose target does not read; the others have theirs when it does.
 #[test]
 fn relays_wait_for_a_pipe() {
-    let led = Led::with(|config| {
+    let setup = Setup::with(|config| {
         small_buffers(config);
         config.runtime.pipes.pipes_max = 1;
     });
-    let (writer, mut reader) = led.pair();
+    let (writer, mut reader) = setup.pair();
     let written = write_until_blocked(&writer);
-    let others: Vec<_> = (0..10).map(|_| led.pair()).collect();
+    let others: Vec<_> = (0..10).map(|_| setup.pair()).collect();
     for (client, target) in &others {
         send(client, "hello");
         send(target, "welcome");
@@ -57,43 +57,43 @@ fn relays_wait_for_a_pipe() {
         assert_eq!((receive(target), receive(client)), (b"hello".to_vec(), b"welcome".to_vec()));
     }
     drop((writer, reader, others));
-    led.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_relay_that_is_idle_is_reset_but_not_one_that_works() {
     let idle_ms = 1000;
-    let led = Led::with_server(|_| (), |server| server.relay(RelayConfig { idle_ms }));
-    let (client, target) = led.pair();
+    let setup = Setup::with_server(|_| (), |server| server.relay(RelayConfig { idle_ms }));
+    let (client, target) = setup.pair();
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(idle_ms * 5 / 2) {
         send(&client, "still");
         assert_eq!(receive(&target), b"still");
     }
     assert_eq!([&client, &target].map(|stream| read_to_end(stream).1), [End::Reset; 2]);
-    led.stop();
+    setup.stop();
 }
 
 #[test]
 fn a_relay_has_a_place_and_gives_it_back() {
     let limits = ServerConfig { connections_max: 1, when_full: WhenFull::Wait };
-    let led = Led::with_server(|_| (), |server| server.limits(limits));
-    let clients: Vec<_> = (0..5).map(|_| connect(led.address)).collect();
+    let setup = Setup::with_server(|_| (), |server| server.limits(limits));
+    let clients: Vec<_> = (0..5).map(|_| connect(setup.address)).collect();
     for client in clients {
-        let target = led.accept();
+        let target = setup.accept();
         send(&client, "my turn");
         assert_eq!(receive(&target), b"my turn");
-        assert_eq!(led.server.report().open, 1);
+        assert_eq!(setup.server.report().open, 1);
     }
-    eventually("the last one is over", || led.server.report().open == 0);
-    assert_eq!(led.stop().connections, 5);
+    eventually("the last one is over", || setup.server.report().open == 0);
+    assert_eq!(setup.stop().connections, 5);
 }
 
 #[test]
 fn a_filter_is_asked_before_anybody_is_led_on() {
-    let led = Led::with_server(|_| (), |server| server.filter(|_| false));
-    assert_eq!(read_to_end(&connect(led.address)).0, b"");
-    let report = led.stop();
+    let setup = Setup::with_server(|_| (), |server| server.filter(|_| false));
+    assert_eq!(read_to_end(&connect(setup.address)).0, b"");
+    let report = setup.stop();
     assert_eq!((report.connections, report.refused), (0, 1));
 }
 
@@ -104,12 +104,12 @@ const SPARE_DESCRIPTORS_MAX: usize = 200;
 fn many_at_once() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let at_first = descriptors();
-    let led = Led::with(|config| {
+    let setup = Setup::with(|config| {
         small_buffers(config);
         config.runtime.workers = 2;
     });
     let without = descriptors();
-    let pairs: Vec<_> = (0..MANY).map(|_| led.pair()).collect();
+    let pairs: Vec<_> = (0..MANY).map(|_| setup.pair()).collect();
     thread::scope(|scope| {
         for part in pairs.chunks(MANY / 10) {
             scope.spawn(move || {
@@ -130,10 +130,10 @@ fn many_at_once() {
     let blocked = &pairs[..5];
     blocked.iter().for_each(|(client, _)| drop(write_until_blocked(client)));
     drop(pairs);
-    eventually("all relays are over", || led.server.report().open == 0);
+    eventually("all relays are over", || setup.server.report().open == 0);
     let afterwards = descriptors() - without;
     assert!(afterwards < SPARE_DESCRIPTORS_MAX, "{afterwards} descriptors are left");
-    assert_eq!(led.stop().connections, MANY as u64);
+    assert_eq!(setup.stop().connections, MANY as u64);
     assert_eq!(descriptors(), at_first);
 }
 

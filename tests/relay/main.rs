@@ -4,6 +4,6 @@
 mod common;
 mod connecting;
 mod ending;
-mod led;
 mod limits;
+mod setup;
 mod transfers;

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use crate::common::*;
-use crate::led::Led;
+use crate::setup::Setup;
 
 const BYTES_MAX: usize = 3 << 20;
 
@@ -56,14 +56,14 @@ fn transfer(client: &TcpStream, target: &TcpStream, seed: u64) -> [u64; 2] {
 fn both_sides_get_what_the_other_has_sent() {
     for seed in 0..12 {
         let mut random = Random(seed);
-        let led = Led::with(|config| {
+        let setup = Setup::with(|config| {
             config.runtime.workers = 1 + random.below(2);
             config.runtime.pipes.pipe_bytes = [4096, 64 << 10, 256 << 10][random.below(3)];
             config.runtime.pipes.pipes_max = [1, 2, 64][random.below(3)];
             config.tcp.send_buffer_bytes = [0, 8 << 10][random.below(2)];
             config.tcp.receive_buffer_bytes = [0, 8 << 10][random.below(2)];
         });
-        let pairs: Vec<_> = (0..4).map(|_| led.pair()).collect();
+        let pairs: Vec<_> = (0..4).map(|_| setup.pair()).collect();
         let sums = thread::scope(|scope| {
             let transfers = pairs.iter().zip(1..).map(|((client, target), number)| {
                 scope.spawn(move || transfer(client, target, 1000 * seed + 100 * number))
@@ -71,7 +71,7 @@ fn both_sides_get_what_the_other_has_sent() {
             let transfers: Vec<_> = transfers.collect();
             transfers.into_iter().map(|transfer| transfer.join().unwrap()).collect::<Vec<_>>()
         });
-        let report = led.stop();
+        let report = setup.stop();
         let relayed = report.relayed.unwrap();
         assert_eq!(report.connections, 4);
         assert_eq!(relayed.to_target, sums.iter().map(|sum| sum[0]).sum::<u64>());
@@ -79,24 +79,24 @@ fn both_sides_get_what_the_other_has_sent() {
     }
 }
 
-/// One that leads to another one, on the same worker.
+/// To another relay, on the same worker.
 #[test]
 fn relays_can_be_chained() {
-    let led = Led::new();
-    let first = perihelion::prelude::Server::bind(V4).relay_to(led.server.address().to_string());
-    let first = first.start(&led.fixture).unwrap();
+    let setup = Setup::new();
+    let first = perihelion::prelude::Server::bind(V4).relay_to(setup.server.address().to_string());
+    let first = first.start(&setup.fixture).unwrap();
     let client = connect(address_of(&first));
-    transfer(&client, &led.accept(), 7);
+    transfer(&client, &setup.accept(), 7);
     use perihelion::prelude::Service;
-    assert_eq!(first.stop(DRAIN).relayed, led.stop().relayed);
+    assert_eq!(first.stop(DRAIN).relayed, setup.stop().relayed);
 }
 
 /// splice(2) stops before an urgent byte, and says that there is nothing, or that the other side has ended.
 #[test]
 fn urgent_bytes_stay_in_their_place() {
-    let led = Led::new();
+    let setup = Setup::new();
     for ends_at_once in [false, true] {
-        let (mut client, mut target) = led.pair();
+        let (mut client, mut target) = setup.pair();
         let mut expected = Vec::new();
         for byte in b'a'..=b'e' {
             expected.extend([b"before ", &[byte][..], b" after "].concat());
@@ -117,5 +117,5 @@ fn urgent_bytes_stay_in_their_place() {
             (String::from_utf8(expected).unwrap(), End::InOrder)
         );
     }
-    led.stop();
+    setup.stop();
 }

@@ -57,6 +57,11 @@ pub(crate) async fn connect(socket: Socket, address: SocketAddr, limit: Duration
     outcome.get().await
 }
 
+/// Why a connect was given up.
+pub(crate) fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within channel.connect_ms")
+}
+
 impl<R> Outcome<R> {
     fn new() -> Self {
         Outcome { result: Cell::new(None), waiter: RefCell::new(None) }
@@ -95,8 +100,7 @@ impl Endpoint for Connector {
     fn wake(&mut self, _io: &mut Io) {}
 
     fn timer(&mut self, io: &mut Io, _key: u32) {
-        let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within channel.connect_ms");
-        self.result.set(Err(error));
+        self.result.set(Err(no_answer()));
         io.close(self.id);
     }
 

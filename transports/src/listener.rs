@@ -1,4 +1,4 @@
-//! Takes connections, and puts a channel on each, or leads it on.
+//! Takes connections, and puts a channel on each, or relays it.
 
 use perihelion_pipeline::{self as pipeline, Runner};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
@@ -17,7 +17,7 @@ use crate::Connection;
 use crate::admission::{Admission, Place, Verdict};
 use crate::channel::Channel;
 use crate::group::{Group, Notice};
-use crate::relay::{Forward, lead_on};
+use crate::relay::{self, Forward};
 
 /// How long no connection is taken when the process has no descriptor or memory left for it.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum Serve {
     /// Each gets a channel.
     Channel(MakePipeline),
-    /// Each is led on.
+    /// Each is relayed.
     Relay(Arc<Forward>),
 }
 
@@ -98,7 +98,7 @@ impl Listener {
     fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
         let make = match &self.serve {
             Serve::Channel(make) => make,
-            Serve::Relay(forward) => return lead_on(io, fd, forward, &self.group, place),
+            Serve::Relay(forward) => return relay::begin(io, fd, forward, &self.group, place),
         };
         // A panic in here is the user's, and must not end the listener.
         let make = || make(&Connection::new(fd.as_fd()), &self.group.channel.borrow());

@@ -1,5 +1,5 @@
-//! Relays: a server whose connections are led on to a target. The kernel moves their bytes (splice(2)): none of them is
-//! copied into this process.
+//! Relays: a server that joins each of its connections to one of its own to a target. The kernel moves the bytes
+//! (splice(2)): none of them is copied into this process.
 //!
 //! - `mod.rs`: setting one up.
 //! - `pair.rs`: two connections that are joined for life.
@@ -18,15 +18,15 @@ use crate::listener::Serve;
 use crate::server::{NoPipeline, PerCore};
 use crate::{Address, Error, RunningServer, Server};
 
-pub(crate) use pair::lead_on;
+pub(crate) use pair::begin;
 
-/// A server that leads its connections on.
+/// A server that relays its connections to a target.
 pub struct RelayTo {
     target: Result<Address, Error>,
     relay: Option<RelayConfig>,
 }
 
-/// Where a server leads its connections.
+/// Where a server relays its connections to.
 pub(crate) struct Forward {
     target: Address,
     /// All that the target's host has.
@@ -38,7 +38,7 @@ pub(crate) struct Forward {
 }
 
 impl Server<NoPipeline> {
-    /// Each connection is led on to `tcp://HOST:PORT`: what either side sends, the other receives.
+    /// Each connection is joined to one to `tcp://HOST:PORT`: what either side sends, the other receives.
     ///
     /// While the connection to the target is being made (for at most `channel.connect_ms` at each of its addresses),
     /// nothing is read from the client; if it can't be made, the client is reset. From then on the kernel moves the bytes,

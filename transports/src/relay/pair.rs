@@ -14,19 +14,21 @@ use super::Forward;
 use super::way::Way;
 use crate::admission::Place;
 use crate::channel::How;
+use crate::connector::no_answer;
 use crate::group::{Group, Notice, Order};
 use crate::socket;
 
 /// How long a way that got no pipe waits before it asks again.
 const NO_PIPE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Keys of timers. A connect is limited by a timer of the target's end, idleness by one of the client's.
+/// Keys of timers: of the target's end, for its connect; of the client's, for both; and of the end whose bytes wait for
+/// a pipe.
 const CONNECT: u32 = 0;
 const IDLE: u32 = 1;
 const PIPE: u32 = 2;
 
-/// Leads a client's connection on to the target.
-pub(crate) fn lead_on(io: &mut Io, client: OwnedFd, forward: &Arc<Forward>, group: &Rc<Group>, place: Place) {
+/// Connects to the target for this client, and joins the two.
+pub(crate) fn begin(io: &mut Io, client: OwnedFd, forward: &Arc<Forward>, group: &Rc<Group>, place: Place) {
     let opened = io.open(client, |io, id| {
         group.channel_opened();
         io.finish_turn(id);
@@ -63,7 +65,7 @@ struct Relay {
     ways: [Way; 2],
     /// When a byte was moved last.
     moved_at: Instant,
-    /// The deadline of the connect; then of idleness, which is moved on when it comes too early.
+    /// The deadline of the connect; then of idleness, which is put off when it comes and something has moved since.
     timer: Option<TimerId>,
     /// Given back when both ends are closed.
     _place: Place,
@@ -71,12 +73,12 @@ struct Relay {
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// To the last of these addresses of the target's.
+    /// To the last of these of the target's addresses.
     Connecting {
         addresses_tried: usize,
     },
     Open,
-    /// Each end closes itself like this.
+    /// Each end closes itself in this way.
     Over(How),
 }
 
@@ -168,6 +170,7 @@ impl Relay {
         }
     }
 
+    /// Makes a connection that is there ready to be spliced.
     fn prepare(&mut self, io: &mut Io, id: EndpointId) {
         let prepared = io.fd(id).map_or(Ok(()), |fd| {
             let socket = SockRef::from(&fd);
@@ -209,6 +212,7 @@ impl Relay {
         }
     }
 
+    /// Ends a relay that is idle, and looks again at others when they could be.
     fn limit_idleness(&mut self, io: &mut Io) {
         let Some(limit) = self.forward.relay.idle() else { return };
         let at = self.moved_at + limit;
@@ -278,10 +282,7 @@ impl Endpoint for End {
 
     fn timer(&mut self, io: &mut Io, key: u32) {
         match key {
-            CONNECT => {
-                let late = "no answer within channel.connect_ms";
-                self.connect(io, io::Error::new(io::ErrorKind::TimedOut, late));
-            }
+            CONNECT => self.connect(io, no_answer()),
             IDLE => self.relay.borrow_mut().limit_idleness(io),
             _ => self.relay.borrow_mut().advance(io, self.side),
         }

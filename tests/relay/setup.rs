@@ -1,4 +1,4 @@
-//! A relay, and the target that it leads to.
+//! A relay, and its target.
 
 use perihelion::prelude::*;
 use perihelion::transports::{RelayTo, ServerReport};
@@ -9,14 +9,14 @@ use std::time::Duration;
 use crate::common::*;
 
 /// A relay on a runtime of its own.
-pub(crate) struct Led {
+pub(crate) struct Setup {
     pub(crate) fixture: Fixture,
     pub(crate) server: RunningServer,
     pub(crate) address: SocketAddr,
     pub(crate) target: TcpListener,
 }
 
-impl Led {
+impl Setup {
     pub(crate) fn new() -> Self {
         Self::with(|_| ())
     }
@@ -39,7 +39,7 @@ impl Led {
         let server = Server::bind(V4).relay_to(target.local_addr().unwrap().to_string());
         let server = set_up(server).start(&fixture).unwrap();
         let address = address_of(&server);
-        Led { fixture, server, address, target }
+        Setup { fixture, server, address, target }
     }
 
     /// A client, and the target's side of its relay.
