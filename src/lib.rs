@@ -52,5 +52,8 @@ pub mod prelude {
     pub use perihelion_runtime::{
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
-    pub use perihelion_transports::{Address, ChannelHandle, Client, Connection, RunningServer, Server};
+    pub use perihelion_transports::{
+        Address, ChannelHandle, Client, Connection, ConnectionError, Mode, NewConnection, Next, Peer,
+        PeerSender, RunningServer, Server,
+    };
 }

@@ -90,7 +90,7 @@ fn a_relay_has_a_place_and_gives_it_back() {
 }
 
 #[test]
-fn a_filter_is_asked_before_anybody_is_led_on() {
+fn a_filter_is_asked_before_anything_is_relayed() {
     let setup = Setup::with_server(|_| (), |server| server.filter(|_| false));
     assert_eq!(read_to_end(&connect(setup.address)).0, b"");
     let report = setup.stop();

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, O
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-use crate::Connection;
+use crate::NewConnection;
 
 /// Whether a connection is wanted.
-pub(crate) type Filter = Arc<dyn Fn(&Connection<'_>) -> bool + Send + Sync>;
+pub(crate) type Filter = Arc<dyn Fn(&NewConnection<'_>) -> bool + Send + Sync>;
 
 /// Shared by the listeners of one server.
 pub(crate) struct Admission {
@@ -50,7 +50,7 @@ impl Admission {
 
     /// A new connection.
     pub(crate) fn judge(self: &Arc<Self>, fd: OwnedFd) -> Verdict {
-        if self.filter.as_ref().is_some_and(|filter| !filter(&Connection::new(fd.as_fd()))) {
+        if self.filter.as_ref().is_some_and(|filter| !filter(&NewConnection::accepted(fd.as_fd()))) {
             self.refused.fetch_add(1, Relaxed);
             return Verdict::Refused;
         }

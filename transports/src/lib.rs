@@ -6,13 +6,21 @@
 
 mod address;
 mod admission;
+mod backoff;
 mod channel;
 mod client;
 mod connection;
 mod connector;
+mod counters;
 mod error;
+mod function;
 mod group;
+mod happy_eyeballs;
 mod listener;
+mod middleware;
+mod new_connection;
+mod peer;
+mod reconnect;
 mod relay;
 mod server;
 mod socket;
@@ -20,9 +28,17 @@ pub mod testing;
 mod watch;
 
 pub use address::Address;
+pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::Connection;
-pub use error::Error;
+pub use error::{ConnectionError, Error, FailedAttempt};
+pub use middleware::Next;
+pub use new_connection::NewConnection;
+pub use peer::{
+    Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
+    Reply, Request, Slow, Subscription, Unclaimed,
+};
+pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use relay::RelayTo;
-pub use server::{NoPipeline, PerCore, Relayed, RunningServer, Server, ServerReport};
-pub use watch::{ChannelHandle, Closed};
+pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
+pub use watch::{Addresses, ChannelHandle, Closed, Side};

@@ -1,6 +1,5 @@
 //! Takes connections, and puts a channel on each, or relays it.
 
-use perihelion_pipeline::{self as pipeline, Runner};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
 use socket2::SockRef;
 use std::any::Any;
@@ -13,9 +12,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Connection;
+use crate::NewConnection;
 use crate::admission::{Admission, Place, Verdict};
-use crate::channel::Channel;
+use crate::channel::{Channel, NewChannel};
 use crate::group::{Group, Notice};
 use crate::relay::{self, Forward};
 
@@ -31,7 +30,7 @@ pub(crate) enum Serve {
 }
 
 /// Makes a connection's pipeline.
-pub(crate) type MakePipeline = Box<dyn Fn(&Connection<'_>, &pipeline::Channel) -> Runner>;
+pub(crate) type MakePipeline = Box<dyn Fn(&NewConnection<'_>, &Group) -> NewChannel>;
 
 pub(crate) struct Listener {
     id: EndpointId,
@@ -101,13 +100,13 @@ impl Listener {
             Serve::Relay(forward) => return relay::begin(io, fd, forward, &self.group, place),
         };
         // A panic in here is the user's, and must not end the listener.
-        let make = || make(&Connection::new(fd.as_fd()), &self.group.channel.borrow());
-        let Ok(runner) = catch_unwind(AssertUnwindSafe(make)) else {
+        let make = || make(&NewConnection::accepted(fd.as_fd()), &self.group);
+        let Ok(new) = catch_unwind(AssertUnwindSafe(make)) else {
             tracing::error!("the function that makes pipelines panicked: a connection is dropped");
             return;
         };
         let group = Rc::clone(&self.group);
-        if io.open(fd, |io, id| Channel::new(io, id, runner, group, None, place)).is_err() {
+        if io.open(fd, |io, id| Channel::new(io, id, new, group, place)).is_err() {
             tracing::error!("a connection is dropped: the worker can't hold more");
         }
     }

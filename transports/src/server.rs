@@ -1,7 +1,9 @@
 //! A server: listeners on all workers, and a pipeline for each connection.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Pipeline, Runner};
+use perihelion_pipeline::{
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Work,
+};
 use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
 use std::cell::RefCell;
 use std::fmt;
@@ -12,10 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Filter};
-use crate::connection::internet;
-use crate::group::{Counters, Group, Notice, Order};
-use crate::listener::{Listener, Serve};
-use crate::{Address, Connection, Error, socket};
+use crate::channel::NewChannel;
+use crate::counters::Counters;
+use crate::group::{Group, Notice, Order};
+use crate::listener::{Listener, MakePipeline, Serve};
+use crate::middleware::{self, Layer, Protocol};
+use crate::new_connection::internet;
+use crate::{Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
@@ -48,6 +53,7 @@ pub struct Server<M = NoPipeline> {
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filter: Option<Filter>,
+    pub(crate) middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
@@ -63,7 +69,6 @@ pub struct RunningServer {
     counters: Vec<Arc<Counters>>,
     admission: Arc<Admission>,
     number: u64,
-    pub(crate) relays: bool,
 }
 
 /// What a server has done.
@@ -77,19 +82,14 @@ pub struct ServerReport {
     pub refused: u64,
     /// Messages that were handled: frames that codecs made.
     pub messages: u64,
+    /// Messages that were sent: frames that codecs encoded.
+    pub messages_out: u64,
+    /// Bytes that were received, those of TLS included. Of relays: that went from clients to the target.
+    pub bytes_in: u64,
+    /// Bytes that were sent, those of TLS included. Of relays: that went from the target to clients.
+    pub bytes_out: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
-    /// What was relayed, if that is what it does.
-    pub relayed: Option<Relayed>,
-}
-
-/// How many bytes relays have handed on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Relayed {
-    /// From clients to the target.
-    pub to_target: u64,
-    /// From the target to clients.
-    pub from_target: u64,
 }
 
 thread_local! {
@@ -107,18 +107,22 @@ impl Server {
             channel: None,
             limits: None,
             filter: None,
+            middleware: Vec::new(),
         }
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
-    pub fn pipeline<P>(self, make: impl Fn(&Connection<'_>) -> P + Send + Sync + 'static) -> Server<PerCore>
+    pub fn pipeline<P>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> P + Send + Sync + 'static,
+    ) -> Server<PerCore>
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         let make = Arc::new(make);
         self.pipeline_per_core(move || {
             let make = Arc::clone(&make);
-            move |connection: &Connection<'_>| make(connection)
+            move |connection: &NewConnection<'_>| make(connection)
         })
     }
 
@@ -126,22 +130,149 @@ impl Server {
     /// So state that a worker's connections share needs no lock.
     pub fn pipeline_per_core<F, P>(self, make: impl Fn() -> F + Send + Sync + 'static) -> Server<PerCore>
     where
-        F: Fn(&Connection<'_>) -> P + 'static,
+        F: Fn(&NewConnection<'_>) -> P + 'static,
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let make = PerCore(Arc::new(move || {
-            let make = make();
-            Serve::Channel(Box::new(move |connection, channel| Runner::new(make(connection), channel)))
-        }));
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let make = make();
+                Box::new(move |new, group| {
+                    let runner = Runner::new(make(new), &group.channel.borrow());
+                    NewChannel { runner, watch: None, function: None }
+                })
+            });
+        }
+        self.made_by(move |layers| {
+            let make = Rc::new(make());
+            let protocol: Protocol = Rc::new(move |connection| {
+                let make = Rc::clone(&make);
+                Box::pin(async move {
+                    let pipeline = make(&NewConnection::passed(&connection));
+                    Ok(connection.pipeline_until_closed(pipeline).await?)
+                })
+            });
+            connections(layers, protocol)
+        })
+    }
+
+    /// Each connection is an asynchronous function's, which runs as a task on the connection's worker. When it is done
+    /// the connection is closed in order; what it fails with is logged.
+    ///
+    /// ```no_run
+    /// # use perihelion_transports::{Connection, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").connections(async |connection: Connection| {
+    ///     while let Some(bytes) = connection.read().await? {
+    ///         connection.write(bytes).await?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn connections(
+        self,
+        serve: impl AsyncFn(Connection) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore> {
+        let serve = Arc::new(serve);
+        self.made_by(move |layers| {
+            let serve = Arc::clone(&serve);
+            let protocol: Protocol = Rc::new(move |connection| {
+                let serve = Arc::clone(&serve);
+                Box::pin(async move { serve(connection).await })
+            });
+            connections(layers, protocol)
+        })
+    }
+
+    /// Each connection is a [`Peer`], with stages from the first function, and an asynchronous function's, which runs as
+    /// a task on the connection's worker. When that is done, and nothing else holds the peer, the connection is closed in
+    /// order; what it fails with is logged. No frame is read before it has begun.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{Lines, codec};
+    /// # use perihelion_transports::{Peer, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").peer(
+    ///     |_conn| codec(Lines::lf(8192)),
+    ///     async |peer: Peer<String, String>| {
+    ///         while let Some(line) = peer.recv().await? {
+    ///             peer.send(line).await?;
+    ///         }
+    ///         Ok(())
+    ///     },
+    /// );
+    /// ```
+    pub fn peer<S>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> Builder<S> + Send + Sync + 'static,
+        serve: impl AsyncFn(Peer<S::Up, S::Down>) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore>
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>> + 'static,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let (make, serve) = (Arc::new(make), Arc::new(serve));
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let (make, serve) = (Arc::clone(&make), Arc::clone(&serve));
+                Box::new(move |new, group| {
+                    let addresses = new.addresses().ok();
+                    let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
+                    let serve = Arc::clone(&serve);
+                    channel.run_by(async move { middleware::report(serve(peer).await) })
+                })
+            });
+        }
+        self.connections(async move |connection: Connection| {
+            let stages = make(&NewConnection::passed(&connection));
+            serve(connection.peer(stages)).await
+        })
+    }
+
+    fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
+        let layers: Vec<Layer> = self.middleware.clone();
+        let make = PerCore(Arc::new(move || Serve::Channel(make(&layers.clone().into()))));
         self.exchange(make).0
     }
+
+    /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
+    /// connection on with `next`. What was registered first is outermost. The connection is closed when the outermost is
+    /// done.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{LengthPrefixed, codec};
+    /// # use perihelion_transports::{Connection, Next, Server};
+    /// # use bytes::Bytes;
+    /// Server::bind("tcp://127.0.0.1:7000")
+    ///     .with(async |connection: Connection, next: Next| {
+    ///         let handle = connection.handle();
+    ///         let result = next.run(connection).await;
+    ///         println!("{:?} was here for {:?}", handle.addresses(), handle.alive());
+    ///         result
+    ///     })
+    ///     .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).service(async |frame: Bytes| Ok(frame)));
+    /// ```
+    pub fn with(
+        mut self,
+        call: impl AsyncFn(Connection, Next) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware.push(middleware::layer(call));
+        self
+    }
+}
+
+/// Makes connections that go through these layers to a protocol.
+fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
+    let layers = Rc::clone(layers);
+    Box::new(move |new, group| {
+        let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
+        let next = Next::new(&layers, &protocol);
+        channel.run_by(async move { middleware::report(next.run(connection).await) })
+    })
 }
 
 impl<M> Server<M> {
     /// The same with something else to serve by. Gives what it was.
     pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
-        let Server { address, make: old, tcp, channel, limits, filter } = self;
-        (Server { address, make, tcp, channel, limits, filter }, old)
+        let Server { address, make: before, tcp, channel, limits, filter, middleware } = self;
+        (Server { address, make, tcp, channel, limits, filter, middleware }, before)
     }
 
     /// Options of its sockets, instead of the runtime's.
@@ -167,7 +298,7 @@ impl<M> Server<M> {
     ///     .filter(move |connection| connection.peer_addr().is_ok_and(|peer| rules.permits(peer.ip())));
     /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
     /// ```
-    pub fn filter(mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn filter(mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(wanted));
         self
     }
@@ -196,14 +327,7 @@ impl Server<PerCore> {
         let bound = sockets[0].local_addr().and_then(internet).map_err(failed)?;
         let counters: Vec<Arc<Counters>> = sockets.iter().map(|_| Arc::default()).collect();
         let number = next_number();
-        let server = RunningServer {
-            address: bound,
-            runtime: runtime.clone(),
-            counters,
-            admission,
-            number,
-            relays: false,
-        };
+        let server = RunningServer { address: bound, runtime: runtime.clone(), counters, admission, number };
         for (worker, socket) in sockets.into_iter().enumerate() {
             let (make, channel, tcp) = (Arc::clone(&self.make.0), channel.clone(), tcp.clone());
             let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
@@ -233,16 +357,25 @@ impl RunningServer {
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
         let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
-        let mut relayed = Relayed::default();
-        for counters in &self.counters {
-            let closed = counters.closed();
-            report.connections += counters.connections();
-            report.open += counters.connections().saturating_sub(closed);
-            report.messages += counters.messages();
-            relayed.to_target += counters.relayed().to_target;
-            relayed.from_target += counters.relayed().from_target;
+        for worker in self.report_by_worker() {
+            report.connections += worker.connections;
+            report.open += worker.open;
+            report.messages += worker.messages;
+            report.messages_out += worker.messages_out;
+            report.bytes_in += worker.bytes_in;
+            report.bytes_out += worker.bytes_out;
         }
-        ServerReport { relayed: self.relays.then_some(relayed), ..report }
+        report
+    }
+
+    /// What it has done so far on each worker. What was refused is counted for the server only.
+    pub fn report_by_worker(&self) -> impl Iterator<Item = ServerReport> {
+        self.counters.iter().map(|counters| {
+            let ((connections, open), work) = (counters.connections(), counters.work());
+            let Work { messages_in: messages, messages_out, bytes_in, bytes_out } = work;
+            let (refused, aborted) = (0, 0);
+            ServerReport { connections, open, refused, messages, messages_out, bytes_in, bytes_out, aborted }
+        })
     }
 
     /// Asks a worker to end this server. `None`: the worker has stopped.
@@ -306,11 +439,12 @@ fn next_number() -> u64 {
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "served {} connections", self.connections)?;
-        match self.relayed {
-            None => write!(f, " and {} messages", self.messages)?,
-            Some(Relayed { to_target, from_target }) => {
-                write!(f, "; relayed {to_target} bytes to the target and {from_target} bytes from it")?;
+        match self.messages {
+            // Bytes that are nobody's messages, as those of a relay.
+            0 if self.bytes_in + self.bytes_out > 0 => {
+                write!(f, ", {} bytes in and {} bytes out", self.bytes_in, self.bytes_out)?;
             }
+            messages => write!(f, " and {messages} messages")?,
         }
         if self.refused > 0 {
             write!(f, "; {} connections were refused", self.refused)?;

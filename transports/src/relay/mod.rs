@@ -1,22 +1,24 @@
 //! Relays: a server that joins each of its connections to one of its own to a target. The kernel moves the bytes
 //! (splice(2)): none of them is copied into this process.
 //!
-//! - `mod.rs`: setting one up.
+//! - `mod.rs`: setting one up, and the connection to its target.
 //! - `pair.rs`: two connections that are joined for life.
 //! - `way.rs`: one of the two directions.
 
 mod pair;
 mod way;
 
-use perihelion_runtime::{Handle, RelayConfig, TcpConfig};
-use std::io;
+use perihelion_runtime::{ChannelConfig, Handle, RelayConfig, TcpConfig, now};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use crate::connector::connect;
+use crate::happy_eyeballs::{Failed, interleave, race};
 use crate::listener::Serve;
 use crate::server::{NoPipeline, PerCore};
-use crate::{Address, Error, RunningServer, Server};
+use crate::{Address, Error, RunningServer, Server, socket};
 
 pub(crate) use pair::begin;
 
@@ -40,11 +42,11 @@ pub(crate) struct Forward {
 impl Server<NoPipeline> {
     /// Each connection is joined to one to `tcp://HOST:PORT`: what either side sends, the other receives.
     ///
-    /// While the connection to the target is being made (for at most `channel.connect_ms` at each of its addresses),
-    /// nothing is read from the client; if it can't be made, the client is reset. From then on the kernel moves the bytes,
-    /// in either direction as far as the receiver takes them. A side that ends is passed on as such when the other has
-    /// been sent everything; a side that breaks resets the other. When the server stops, relays go on until both sides
-    /// have ended or the time to drain is over.
+    /// While the connection to the target is being made, which happens as in [`Client::connect`](crate::Client::connect)
+    /// and is limited by `channel.connect_ms`, nothing is read from the client; if it can't be made, the client is reset.
+    /// From then on the kernel moves the bytes, in either direction as far as the receiver takes them. A side that ends is
+    /// passed on as such when the other has been sent everything; a side that breaks resets the other. When the server
+    /// stops, relays go on until both sides have ended or the time to drain is over.
     ///
     /// ```
     /// # use perihelion_runtime::{Config, Runtime, Service};
@@ -57,7 +59,11 @@ impl Server<NoPipeline> {
     /// println!("{}", server.stop(Duration::from_secs(1)));
     /// # Ok::<(), perihelion_transports::Error>(())
     /// ```
+    ///
+    /// # Panics
+    /// With [middleware](Server::with), which takes connections whose bytes come into this process.
     pub fn relay_to(self, target: impl AsRef<str>) -> Server<RelayTo> {
+        assert!(self.middleware.is_empty(), "relays have no middleware");
         self.exchange(RelayTo { target: target.as_ref().parse(), relay: None }).0
     }
 }
@@ -77,29 +83,41 @@ impl Server<RelayTo> {
         let (server, RelayTo { target, relay }) = self.exchange(NoPipeline);
         let target = target?;
         let forward = Arc::new(Forward {
-            addresses: target.resolve()?,
+            addresses: interleave(target.resolve()?),
             target,
             tcp: server.tcp.clone().unwrap_or_else(|| runtime.config().tcp.clone()),
             relay: relay.unwrap_or_else(|| runtime.config().relay.clone()),
             reachable: AtomicBool::new(true),
         });
         let serve = PerCore(Arc::new(move || Serve::Relay(Arc::clone(&forward))));
-        let mut running = server.exchange(serve).0.start(runtime)?;
-        running.relays = true;
-        Ok(running)
+        server.exchange(serve).0.start(runtime)
     }
 }
 
 impl Forward {
-    fn answered(&self) {
-        if !self.reachable.load(Relaxed) && !self.reachable.swap(true, Relaxed) {
-            tracing::info!(target = %self.target, "a relay's target can be reached again");
-        }
+    /// Connects to one of the target's addresses.
+    async fn connect(&self, config: &ChannelConfig) -> Result<OwnedFd, Error> {
+        let start =
+            |address| socket::for_connect(address, None, &self.tcp).map(|socket| connect(socket, address));
+        let deadline = now() + config.connect();
+        let connected = race(self.addresses.clone(), config.connect_attempt_delay(), deadline, start).await;
+        let failed =
+            |Failed { attempts, untried }| Error::Connect { address: self.target.clone(), attempts, untried };
+        self.note(connected.map_err(failed))
     }
 
-    fn unanswered(&self, error: &io::Error) {
-        if self.reachable.swap(false, Relaxed) {
-            tracing::warn!(target = %self.target, %error, "a relay's target can't be reached: its clients are reset");
+    fn note<T>(&self, connected: Result<T, Error>) -> Result<T, Error> {
+        let was_reachable = self.reachable.load(Relaxed);
+        if connected.is_ok() != was_reachable
+            && self.reachable.swap(connected.is_ok(), Relaxed) == was_reachable
+        {
+            match &connected {
+                Ok(_) => tracing::info!(target = %self.target, "a relay's target can be reached again"),
+                Err(error) => {
+                    tracing::warn!(%error, "a relay's target can't be reached: its clients are reset")
+                }
+            }
         }
+        connected
     }
 }

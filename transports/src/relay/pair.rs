@@ -1,82 +1,102 @@
 //! Two connections that are joined for life.
 
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, TimerId};
+use perihelion_pipeline::Work;
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, JoinHandle, TimerId, defer, spawn_local};
 use socket2::SockRef;
 use std::any::Any;
 use std::cell::RefCell;
 use std::io;
+use std::mem::replace;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Forward;
 use super::way::Way;
+use crate::Error;
 use crate::admission::Place;
 use crate::channel::How;
-use crate::connector::no_answer;
 use crate::group::{Group, Notice, Order};
-use crate::socket;
 
 /// How long a way that got no pipe waits before it asks again.
 const NO_PIPE_PAUSE: Duration = Duration::from_millis(20);
 
-/// Keys of timers: of the target's end, for its connect; of the client's, for both; and of the end whose bytes wait for
-/// a pipe.
-const CONNECT: u32 = 0;
-const IDLE: u32 = 1;
-const PIPE: u32 = 2;
+/// Keys of timers: of the client's end, for both; and of the end whose bytes wait for a pipe.
+const IDLE: u32 = 0;
+const PIPE: u32 = 1;
 
 /// Connects to the target for this client, and joins the two.
 pub(crate) fn begin(io: &mut Io, client: OwnedFd, forward: &Arc<Forward>, group: &Rc<Group>, place: Place) {
     let opened = io.open(client, |io, id| {
-        group.channel_opened();
-        io.finish_turn(id);
-        let relay = Relay {
-            forward: Arc::clone(forward),
-            group: Rc::clone(group),
-            client: id,
-            target: None,
-            state: State::Connecting { addresses_tried: 0 },
-            ways: [Way::Source, Way::Source],
-            moved_at: io.now(),
-            timer: None,
-            _place: place,
-        };
-        End { id, side: Side::Client, relay: Rc::new(RefCell::new(relay)) }
+        let relay = Rc::new_cyclic(|relay: &Weak<RefCell<Relay>>| {
+            group.channel_opened();
+            let connecting = spawn_local(connect(Arc::clone(forward), Rc::clone(group), Weak::clone(relay)));
+            RefCell::new(Relay {
+                forward: Arc::clone(forward),
+                group: Rc::clone(group),
+                client: id,
+                target: None,
+                state: State::Connecting(connecting),
+                ways: [Way::Source, Way::Source],
+                moved_at: io.now(),
+                idle_timer: None,
+                _place: place,
+            })
+        });
+        relay.borrow_mut().prepare(io, id);
+        End { id, side: Side::Client, relay }
     });
     if opened.is_err() {
         tracing::error!("a connection is dropped: the worker can't hold more");
     }
 }
 
+async fn connect(forward: Arc<Forward>, group: Rc<Group>, relay: Weak<RefCell<Relay>>) {
+    let connected = forward.connect(&group.config).await;
+    defer(move |io| {
+        if let Some(relay) = relay.upgrade() {
+            join(io, &relay, connected);
+        }
+    });
+}
+
+/// The target has been connected to, or can't be.
+fn join(io: &mut Io, relay: &Rc<RefCell<Relay>>, connected: Result<OwnedFd, Error>) {
+    let end = |_: &mut Io, id| End { id, side: Side::Target, relay: Rc::clone(relay) };
+    let opened = connected.ok().map(|connected| io.open(connected, end));
+    match opened {
+        Some(Ok(target)) => return relay.borrow_mut().open(io, target),
+        Some(Err(_)) => tracing::error!("a connection is dropped: the worker can't hold more"),
+        None => {}
+    }
+    relay.borrow_mut().end(io, How::Reset);
+}
+
 /// Both connections, and what goes on between them.
 ///
-/// Its life: `Connecting` → `Open` → `Over`. Any state goes to `Over` when a connection breaks or a deadline passes;
+/// Its life: `Connecting` → `Open` → `Over`. Both of the first go to `Over` when a connection breaks or a deadline passes;
 /// [`Relay::end`] is the only way there.
 struct Relay {
     forward: Arc<Forward>,
     group: Rc<Group>,
     client: EndpointId,
-    /// `None` between two attempts to connect.
+    /// `None` before it is open.
     target: Option<EndpointId>,
     state: State,
     /// By the side that is their source.
     ways: [Way; 2],
     /// When a byte was moved last.
     moved_at: Instant,
-    /// The deadline of the connect; then of idleness, which is put off when it comes and something has moved since.
-    timer: Option<TimerId>,
+    /// Put off when it comes and something has moved since.
+    idle_timer: Option<TimerId>,
     /// Given back when both ends are closed.
     _place: Place,
 }
 
-#[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// To the last of these of the target's addresses.
-    Connecting {
-        addresses_tried: usize,
-    },
+    /// To the target, by this task.
+    Connecting(JoinHandle<()>),
     Open,
     /// Each end closes itself in this way.
     Over(How),
@@ -99,40 +119,14 @@ struct End {
 }
 
 impl End {
-    /// Tries the next of the target's addresses. `last`: why the one before has failed.
-    fn connect(&self, io: &mut Io, mut last: io::Error) {
-        let relay = &mut *self.relay.borrow_mut();
-        relay.target = None;
-        let State::Connecting { addresses_tried } = &mut relay.state else { return };
-        while let Some(address) = relay.forward.addresses.get(*addresses_tried) {
-            *addresses_tried += 1;
-            let attempt = socket::for_connect(*address, None, &relay.forward.tcp).and_then(|socket| {
-                let end = |_: &mut Io, id| End { id, side: Side::Target, relay: Rc::clone(&self.relay) };
-                io.open(socket, end).map_err(|_| io::Error::other("the worker can't hold more connections"))
-            });
-            match attempt {
-                Ok(id) => {
-                    io.connect(id, *address);
-                    relay.target = Some(id);
-                    let at = io.now() + relay.group.config.connect();
-                    return relay.set_timer(io, id, CONNECT, at);
-                }
-                Err(error) => last = error,
-            }
-        }
-        relay.forward.unanswered(&last);
-        relay.end(io, How::Reset);
-    }
-
-    /// Closes itself if the relay is over, or goes on without it.
-    fn close_if_done(&self, io: &mut Io) {
+    /// Closes itself if the relay is over.
+    fn close_if_over(&self, io: &mut Io) {
         let relay = self.relay.borrow();
         match relay.state {
             State::Over(How::InOrder) if relay.group.lingers => io.close_in_background(self.id),
             State::Over(How::InOrder) => io.close(self.id),
             State::Over(How::Reset) => io.abort(self.id),
-            State::Connecting { .. } if relay.id(self.side) != Some(self.id) => io.close(self.id),
-            State::Connecting { .. } | State::Open => {}
+            State::Connecting(_) | State::Open => {}
         }
     }
 }
@@ -145,29 +139,18 @@ impl Relay {
         }
     }
 
-    fn set_timer(&mut self, io: &mut Io, id: EndpointId, key: u32, at: Instant) {
-        self.clear_timer(io);
-        self.timer = Some(io.set_timer(id, key, at));
-    }
-
-    fn clear_timer(&mut self, io: &mut Io) {
-        if let Some(timer) = self.timer.take() {
-            io.cancel_timer(timer);
-        }
-    }
-
     /// Both connections are there.
-    fn open(&mut self, io: &mut Io) {
-        self.forward.answered();
+    fn open(&mut self, io: &mut Io, target: EndpointId) {
+        self.target = Some(target);
+        if let State::Over(_) = self.state {
+            return io.next_turn(target); // where it closes itself
+        }
         self.state = State::Open;
-        self.clear_timer(io);
         self.moved_at = io.now();
         self.limit_idleness(io);
-        if let Some(target) = self.target {
-            self.prepare(io, target);
-            io.wait_readable(self.client);
-            io.wait_readable(target);
-        }
+        self.prepare(io, target);
+        io.wait_readable(self.client);
+        io.wait_readable(target);
     }
 
     /// Makes a connection that is there ready to be spliced.
@@ -195,7 +178,10 @@ impl Relay {
         }
         if moved > 0 {
             self.moved_at = io.now();
-            self.group.counters.count_relayed(source == Side::Client, moved);
+            self.group.counters.add(match source {
+                Side::Client => Work { bytes_in: moved, ..Work::default() },
+                Side::Target => Work { bytes_out: moved, ..Work::default() },
+            });
         }
         match advanced {
             Err(error) => self.fail(io, &error),
@@ -217,7 +203,7 @@ impl Relay {
         let Some(limit) = self.forward.relay.idle() else { return };
         let at = self.moved_at + limit;
         if io.now() < at {
-            self.set_timer(io, self.client, IDLE, at);
+            self.idle_timer = Some(io.set_timer(self.client, IDLE, at));
         } else {
             tracing::debug!("a relay is reset: nothing has moved for relay.idle_ms");
             self.end(io, How::Reset);
@@ -233,12 +219,15 @@ impl Relay {
     }
 
     fn end(&mut self, io: &mut Io, how: How) {
-        if let State::Over(_) = self.state {
-            return;
+        match replace(&mut self.state, State::Over(how)) {
+            State::Over(first) => return self.state = State::Over(first),
+            State::Connecting(task) => task.abort(),
+            State::Open => {}
         }
-        self.state = State::Over(how);
         self.ways = [Way::Ended, Way::Ended];
-        self.clear_timer(io);
+        if let Some(timer) = self.idle_timer.take() {
+            io.cancel_timer(timer);
+        }
         io.next_turn(self.client);
         if let Some(target) = self.target {
             io.next_turn(target);
@@ -261,32 +250,24 @@ impl Endpoint for End {
             Completion::Readable => self.relay.borrow_mut().advance(io, self.side),
             Completion::Writable => self.relay.borrow_mut().writable(io, self.side),
             Completion::Broken(error) => self.relay.borrow_mut().fail(io, &error),
-            Completion::Connected(Ok(())) => self.relay.borrow_mut().open(io),
-            Completion::Connected(Err(error)) => self.connect(io, error),
-            _ => unreachable!("a relay neither accepts nor receives nor sends"),
+            _ => unreachable!("a relay only waits"),
         }
-        self.close_if_done(io);
+        self.close_if_over(io);
     }
 
-    /// The first call of the client's end: from here on a panic is its own, and not the listener's.
-    fn finish_turn(&mut self, io: &mut Io) {
-        self.relay.borrow_mut().prepare(io, self.id);
-        self.connect(io, io::ErrorKind::AddrNotAvailable.into());
-        self.close_if_done(io);
-    }
+    fn finish_turn(&mut self, _io: &mut Io) {}
 
     /// The relay is over.
     fn wake(&mut self, io: &mut Io) {
-        self.close_if_done(io);
+        self.close_if_over(io);
     }
 
     fn timer(&mut self, io: &mut Io, key: u32) {
         match key {
-            CONNECT => self.connect(io, no_answer()),
             IDLE => self.relay.borrow_mut().limit_idleness(io),
             _ => self.relay.borrow_mut().advance(io, self.side),
         }
-        self.close_if_done(io);
+        self.close_if_over(io);
     }
 
     fn notify(&mut self, io: &mut Io, notice: &dyn Any) {
@@ -294,7 +275,7 @@ impl Endpoint for End {
         if Rc::ptr_eq(group, &self.relay.borrow().group) {
             self.relay.borrow_mut().end(io, How::Reset);
         }
-        self.close_if_done(io);
+        self.close_if_over(io);
     }
 }
 
