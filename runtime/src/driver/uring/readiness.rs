@@ -4,11 +4,13 @@
 //!
 //! No wake-up is lost. Waiting for bytes is one-shot, and the kernel looks for bytes once more when it has taken the
 //! wait: so it makes no difference whether they came before or after, and whoever reads need not read until there is
-//! nothing left. Room is not waited for in this way, since a wait for it also ends when the other side has ended
-//! (`IO_POLL_UNMASK` in the kernel's `io_uring/poll.c`), and so at once for the rest of a half-closed connection's
-//! life. The watch is multishot, and multishot is edge-triggered: a completion comes for each change. That is enough
-//! for room, because a socket that has refused bytes marks itself under its lock (`SOCK_NOSPACE`), and whoever makes
-//! room afterwards finds the mark and wakes the watch.
+//! nothing left. (A multishot wait is edge-triggered, with or without `IORING_POLL_ADD_LEVEL`. It saves an entry in the
+//! next submission, but then a system call must find that there is nothing left.)
+//!
+//! Room is not waited for in this way, since such a wait also ends when the other side has ended (`IO_POLL_UNMASK` in
+//! the kernel's `io_uring/poll.c`), and so at once for the rest of a half-closed connection's life. The watch is
+//! multishot: a completion comes for each change. That is enough for room, because a socket that has refused bytes marks
+//! itself under its lock (`SOCK_NOSPACE`), and whoever makes room afterwards finds the mark and wakes the watch.
 
 use io_uring::{opcode, types};
 use libc::{POLLERR, POLLIN, POLLOUT};
