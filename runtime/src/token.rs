@@ -60,9 +60,9 @@ pub(crate) enum Kind {
     Send = 6,
     /// The read of the event counter by which other threads wake the worker.
     Wake = 7,
-    /// Of the next bytes to receive.
+    /// The wait for bytes to receive.
     Readable = 8,
-    /// Of room to send, and of breaks.
+    /// The watch for room to send, and for breaks.
     Watch = 9,
 }
 

@@ -2,6 +2,7 @@
 
 use perihelion::prelude::*;
 use perihelion::runtime::{RelayConfig, ServerConfig, WhenFull};
+use std::fs::File;
 use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,6 +59,28 @@ fn relays_wait_for_a_pipe() {
     }
     drop((writer, reader, others));
     setup.stop();
+}
+
+fn pipes_without_descriptors() {
+    let setup = Setup::new();
+    let (client, target) = setup.pair();
+    let mut used_up = Vec::new();
+    rlimit::Resource::NOFILE.set(200, 200).unwrap();
+    while let Ok(file) = File::open("/dev/null") {
+        used_up.push(file);
+    }
+    let turns = setup.fixture.stats()[0].turns;
+    send(&client, "hello");
+    eventually("it has asked for a pipe again and again", || setup.fixture.stats()[0].turns > turns + 5);
+    drop(used_up);
+    assert_eq!(receive(&target), b"hello");
+    drop((client, target));
+    setup.stop();
+}
+
+#[test]
+fn relays_wait_while_there_is_no_descriptor_for_a_pipe() {
+    in_child("no descriptor", pipes_without_descriptors);
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(super) struct Socket {
     pub(super) in_flight: u8,
     /// The send or connect in flight, in the table of its kind.
     pub(super) outbound: u32,
+    /// Whether a watch for room and breaks is in flight.
     pub(super) watched: bool,
 }
 

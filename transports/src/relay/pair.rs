@@ -45,7 +45,7 @@ pub(crate) fn begin(io: &mut Io, client: OwnedFd, forward: &Arc<Forward>, group:
             })
         });
         relay.borrow_mut().prepare(io, id);
-        End { id, side: Side::Client, relay }
+        End { id, party: Party::Client, relay }
     });
     if opened.is_err() {
         tracing::error!("a connection is dropped: the worker can't hold more");
@@ -63,7 +63,7 @@ async fn connect(forward: Arc<Forward>, group: Rc<Group>, relay: Weak<RefCell<Re
 
 /// The target has been connected to, or can't be.
 fn join(io: &mut Io, relay: &Rc<RefCell<Relay>>, connected: Result<OwnedFd, Error>) {
-    let end = |_: &mut Io, id| End { id, side: Side::Target, relay: Rc::clone(relay) };
+    let end = |_: &mut Io, id| End { id, party: Party::Target, relay: Rc::clone(relay) };
     let opened = connected.ok().map(|connected| io.open(connected, end));
     match opened {
         Some(Ok(target)) => return relay.borrow_mut().open(io, target),
@@ -84,7 +84,7 @@ struct Relay {
     /// `None` before it is open.
     target: Option<EndpointId>,
     state: State,
-    /// By the side that is their source.
+    /// By their source.
     ways: [Way; 2],
     /// When a byte was moved last.
     moved_at: Instant,
@@ -103,7 +103,7 @@ enum State {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Side {
+enum Party {
     Client,
     Target,
 }
@@ -114,7 +114,7 @@ enum Side {
 /// others have closed only when its slot is needed again.
 struct End {
     id: EndpointId,
-    side: Side,
+    party: Party,
     relay: Rc<RefCell<Relay>>,
 }
 
@@ -132,10 +132,10 @@ impl End {
 }
 
 impl Relay {
-    fn id(&self, side: Side) -> Option<EndpointId> {
-        match side {
-            Side::Client => Some(self.client),
-            Side::Target => self.target,
+    fn id(&self, party: Party) -> Option<EndpointId> {
+        match party {
+            Party::Client => Some(self.client),
+            Party::Target => self.target,
         }
     }
 
@@ -168,7 +168,7 @@ impl Relay {
     }
 
     /// Moves what can be moved of what the source has sent.
-    fn advance(&mut self, io: &mut Io, source: Side) {
+    fn advance(&mut self, io: &mut Io, source: Party) {
         let (Some(from), Some(to)) = (self.id(source), self.id(source.other())) else { return };
         let way = &mut self.ways[source as usize];
         let mut moved = 0;
@@ -179,8 +179,8 @@ impl Relay {
         if moved > 0 {
             self.moved_at = io.now();
             self.group.counters.add(match source {
-                Side::Client => Work { bytes_in: moved, ..Work::default() },
-                Side::Target => Work { bytes_out: moved, ..Work::default() },
+                Party::Client => Work { bytes_in: moved, ..Work::default() },
+                Party::Target => Work { bytes_out: moved, ..Work::default() },
             });
         }
         match advanced {
@@ -190,9 +190,9 @@ impl Relay {
         }
     }
 
-    /// There is room in this side, for what the other has sent.
-    fn writable(&mut self, io: &mut Io, side: Side) {
-        let source = side.other();
+    /// This party takes more of what the other has sent.
+    fn writable(&mut self, io: &mut Io, party: Party) {
+        let source = party.other();
         if let Way::Sink(_) = self.ways[source as usize] {
             self.advance(io, source);
         }
@@ -235,11 +235,11 @@ impl Relay {
     }
 }
 
-impl Side {
-    fn other(self) -> Side {
+impl Party {
+    fn other(self) -> Party {
         match self {
-            Side::Client => Side::Target,
-            Side::Target => Side::Client,
+            Party::Client => Party::Target,
+            Party::Target => Party::Client,
         }
     }
 }
@@ -247,8 +247,8 @@ impl Side {
 impl Endpoint for End {
     fn complete(&mut self, io: &mut Io, completion: Completion) {
         match completion {
-            Completion::Readable => self.relay.borrow_mut().advance(io, self.side),
-            Completion::Writable => self.relay.borrow_mut().writable(io, self.side),
+            Completion::Readable => self.relay.borrow_mut().advance(io, self.party),
+            Completion::Writable => self.relay.borrow_mut().writable(io, self.party),
             Completion::Broken(error) => self.relay.borrow_mut().fail(io, &error),
             _ => unreachable!("a relay only waits"),
         }
@@ -265,7 +265,7 @@ impl Endpoint for End {
     fn timer(&mut self, io: &mut Io, key: u32) {
         match key {
             IDLE => self.relay.borrow_mut().limit_idleness(io),
-            _ => self.relay.borrow_mut().advance(io, self.side),
+            _ => self.relay.borrow_mut().advance(io, self.party),
         }
         self.close_if_over(io);
     }
