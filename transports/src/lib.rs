@@ -21,6 +21,7 @@ mod middleware;
 mod new_connection;
 mod peer;
 mod reconnect;
+mod relay;
 mod server;
 mod socket;
 pub mod testing;
@@ -38,5 +39,6 @@ pub use peer::{
     Reply, Request, Slow, Subscription, Unclaimed,
 };
 pub use reconnect::{Connected, Reconnect, ReconnectState};
+pub use relay::RelayTo;
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};

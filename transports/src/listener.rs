@@ -1,4 +1,4 @@
-//! Takes connections, and puts a channel on each.
+//! Takes connections, and puts a channel on each, or relays it.
 
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
 use socket2::SockRef;
@@ -16,16 +16,25 @@ use crate::NewConnection;
 use crate::admission::{Admission, Place, Verdict};
 use crate::channel::{Channel, NewChannel};
 use crate::group::{Group, Notice};
+use crate::relay::{self, Forward};
 
 /// How long no connection is taken when the process has no descriptor or memory left for it.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What becomes of connections.
+pub(crate) enum Serve {
+    /// Each gets a channel.
+    Channel(MakePipeline),
+    /// Each is relayed.
+    Relay(Arc<Forward>),
+}
 
 /// Makes a connection's pipeline.
 pub(crate) type MakePipeline = Box<dyn Fn(&NewConnection<'_>, &Group) -> NewChannel>;
 
 pub(crate) struct Listener {
     id: EndpointId,
-    make: MakePipeline,
+    serve: Serve,
     group: Rc<Group>,
     admission: Arc<Admission>,
     /// Accepted when there was no place any more. While one waits, none is accepted.
@@ -36,13 +45,13 @@ impl Listener {
     pub(crate) fn new(
         io: &mut Io,
         id: EndpointId,
-        make: MakePipeline,
+        serve: Serve,
         group: Rc<Group>,
         admission: Arc<Admission>,
     ) -> Self {
         io.accept(id);
         group.set_listening(true);
-        Listener { id, make, group, admission, waiting: VecDeque::new() }
+        Listener { id, serve, group, admission, waiting: VecDeque::new() }
     }
 
     fn end(&self, io: &mut Io) {
@@ -86,8 +95,12 @@ impl Listener {
     }
 
     fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
+        let make = match &self.serve {
+            Serve::Channel(make) => make,
+            Serve::Relay(forward) => return relay::begin(io, fd, forward, &self.group, place),
+        };
         // A panic in here is the user's, and must not end the listener.
-        let make = || (self.make)(&NewConnection::accepted(fd.as_fd()), &self.group);
+        let make = || make(&NewConnection::accepted(fd.as_fd()), &self.group);
         let Ok(new) = catch_unwind(AssertUnwindSafe(make)) else {
             tracing::error!("the function that makes pipelines panicked: a connection is dropped");
             return;

@@ -17,7 +17,7 @@ use crate::admission::{Admission, Filter};
 use crate::channel::NewChannel;
 use crate::counters::Counters;
 use crate::group::{Group, Notice, Order};
-use crate::listener::{Listener, MakePipeline};
+use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
 use crate::{Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
@@ -48,19 +48,19 @@ const ABORT_LIMIT: Duration = Duration::from_secs(2);
 #[must_use = "a server listens once it is started"]
 pub struct Server<M = NoPipeline> {
     address: Result<Address, Error>,
-    make: M,
-    tcp: Option<TcpConfig>,
+    pub(crate) make: M,
+    pub(crate) tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filter: Option<Filter>,
-    middleware: Vec<Layer>,
+    pub(crate) middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
 pub struct NoPipeline;
 
-/// A server whose pipelines are made by a function of each worker's own.
-pub struct PerCore(Arc<dyn Fn() -> MakePipeline + Send + Sync>);
+/// A server that serves by what a function makes on each worker.
+pub struct PerCore(pub(crate) Arc<dyn Fn() -> Serve + Send + Sync>);
 
 /// A server that listens. Dropped, it goes on for as long as the runtime does.
 pub struct RunningServer {
@@ -84,9 +84,9 @@ pub struct ServerReport {
     pub messages: u64,
     /// Messages that were sent: frames that codecs encoded.
     pub messages_out: u64,
-    /// Bytes that were received, those of TLS included.
+    /// Bytes that were received, those of TLS included. Of relays: that went from clients to the target.
     pub bytes_in: u64,
-    /// Bytes that were sent, those of TLS included.
+    /// Bytes that were sent, those of TLS included. Of relays: that went from the target to clients.
     pub bytes_out: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
@@ -227,10 +227,9 @@ impl Server {
     }
 
     fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
-        let Server { address, tcp, channel, limits, filter, middleware, .. } = self;
-        let layers: Vec<Layer> = middleware.clone();
-        let make = PerCore(Arc::new(move || make(&layers.clone().into())));
-        Server { address, make, tcp, channel, limits, filter, middleware }
+        let layers: Vec<Layer> = self.middleware.clone();
+        let make = PerCore(Arc::new(move || Serve::Channel(make(&layers.clone().into()))));
+        self.exchange(make).0
     }
 
     /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
@@ -270,6 +269,12 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
 }
 
 impl<M> Server<M> {
+    /// The same with something else to serve by. Gives what it was.
+    pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
+        let Server { address, make: before, tcp, channel, limits, filter, middleware } = self;
+        (Server { address, make, tcp, channel, limits, filter, middleware }, before)
+    }
+
     /// Options of its sockets, instead of the runtime's.
     pub fn tcp(mut self, config: TcpConfig) -> Self {
         self.tcp = Some(config);
@@ -328,9 +333,9 @@ impl Server<PerCore> {
             let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
             let told = runtime.send(worker, move |io| {
                 // First the user's function: if it panics, the socket is closed, and takes no share of connections.
-                let (make, group) = (make(), Group::new(&channel, &tcp, counters));
+                let (serve, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                if io.open(socket, |io, id| Listener::new(io, id, make, group, admission)).is_err() {
+                if io.open(socket, |io, id| Listener::new(io, id, serve, group, admission)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
             });
@@ -433,7 +438,14 @@ fn next_number() -> u64 {
 
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "served {} connections and {} messages", self.connections, self.messages)?;
+        write!(f, "served {} connections", self.connections)?;
+        match self.messages {
+            // Bytes that are nobody's messages, as those of a relay.
+            0 if self.bytes_in + self.bytes_out > 0 => {
+                write!(f, ", {} bytes in and {} bytes out", self.bytes_in, self.bytes_out)?;
+            }
+            messages => write!(f, " and {messages} messages")?,
+        }
         if self.refused > 0 {
             write!(f, "; {} connections were refused", self.refused)?;
         }
