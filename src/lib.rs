@@ -52,5 +52,7 @@ pub mod prelude {
     pub use perihelion_runtime::{
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
-    pub use perihelion_transports::{Address, ChannelHandle, Client, Connection, RunningServer, Server};
+    pub use perihelion_transports::{
+        Acceptor, Address, ChannelHandle, Client, Connection, RunningServer, Server,
+    };
 }

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 fn limits(connections_max: usize, when_full: WhenFull) -> ServerConfig {
-    ServerConfig { connections_max, when_full }
+    ServerConfig { connections_max, when_full, ..ServerConfig::default() }
 }
 
 fn serve(fixture: &Fixture, limits: ServerConfig) -> (RunningServer, std::net::SocketAddr) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{self as pipeline, Pipeline, Runner, Target};
-use perihelion_runtime::{ChannelConfig, Config, TcpConfig, defer, run_blocking};
+use perihelion_runtime::{ChannelConfig, Config, TcpConfig, run_blocking};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use crate::admission::Place;
-use crate::channel::Channel;
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
-use crate::watch::{ChannelHandle, Watch};
+use crate::watch::ChannelHandle;
 use crate::{Address, Error, socket};
 
 /// Connects, and puts pipelines on the connections. It belongs to one worker; clones share what they count.
@@ -114,7 +113,7 @@ impl Client {
         };
         let failed = |cause| Error::Connect { address: asked.clone(), cause };
         let connected = self.connect_to_any(&addresses, local).await.map_err(failed)?;
-        Ok(self.channel(connected, runner))
+        Ok(ChannelHandle::open(connected, Rc::clone(&self.group), Place::uncounted(), |_| runner))
     }
 
     /// Makes the channel's runner, and passes the operation through its stages.
@@ -152,23 +151,6 @@ impl Client {
             }
         }
         Err(last)
-    }
-
-    fn channel(&self, connected: OwnedFd, runner: Runner) -> ChannelHandle {
-        let watch = Rc::new(Watch::default());
-        let (group, theirs) = (Rc::clone(&self.group), Rc::clone(&watch));
-        defer(move |io| {
-            let unopened = Rc::clone(&theirs);
-            if io
-                .open(connected, |io, id| {
-                    Channel::new(io, id, runner, group, Some(theirs), Place::uncounted())
-                })
-                .is_err()
-            {
-                unopened.closed(Some("the worker can't hold more connections".into()));
-            }
-        });
-        ChannelHandle(watch)
     }
 }
 

@@ -50,6 +50,12 @@ pub enum Error {
         /// What the operating system said to the last attempt.
         cause: io::Error,
     },
+    /// An acceptor that has been closed, or whose worker can't hold it.
+    #[error("the acceptor on {address} is closed")]
+    Closed {
+        /// Where it listened.
+        address: Address,
+    },
     /// The runtime can't be asked.
     #[error(transparent)]
     Runtime(#[from] perihelion_runtime::Error),

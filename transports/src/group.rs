@@ -26,6 +26,9 @@ pub(crate) struct Group {
     drained: RefCell<Option<Waker>>,
 }
 
+/// A listener of a group.
+pub(crate) struct Listening(Rc<Group>);
+
 /// Published by one worker, on a cache line of its own.
 #[derive(Default)]
 #[repr(align(128))]
@@ -82,9 +85,10 @@ impl Group {
         self.wake_if_drained();
     }
 
-    pub(crate) fn set_listening(&self, listening: bool) {
-        self.listening.set(listening);
-        self.wake_if_drained();
+    /// A listener adds channels until what this gives is dropped.
+    pub(crate) fn listen(self: &Rc<Self>) -> Listening {
+        self.listening.set(true);
+        Listening(Rc::clone(self))
     }
 
     /// Publishes how many messages were handled since the last time.
@@ -127,6 +131,13 @@ impl Group {
         {
             waiter.wake();
         }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.set(false);
+        self.0.wake_if_drained();
     }
 }
 

@@ -1,9 +1,16 @@
-//! A client's view of its channel: when it is closed, and the wish to close it.
+//! A task's view of its channel: when it is closed, and the wish to close it.
 
+use perihelion_pipeline::{self as pipeline, Runner};
+use perihelion_runtime::defer;
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+
+use crate::admission::Place;
+use crate::channel::Channel;
+use crate::group::Group;
 
 /// Shared by a channel and its handle.
 #[derive(Default)]
@@ -50,10 +57,30 @@ impl Watch {
     }
 }
 
-/// A client's open channel. Dropped, it leaves the channel alone.
+/// An open channel of a client or an acceptor. Dropped, it leaves the channel alone.
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
+    /// Opens a channel on this worker: not at once, for whoever asks may be a stage of another, and then the group's
+    /// state is in use.
+    pub(crate) fn open(
+        fd: OwnedFd,
+        group: Rc<Group>,
+        place: Place,
+        make: impl FnOnce(&pipeline::Channel) -> Runner + 'static,
+    ) -> Self {
+        let watch = Rc::new(Watch::default());
+        let theirs = Rc::clone(&watch);
+        defer(move |io| {
+            let unopened = Rc::clone(&theirs);
+            let runner = make(&group.channel.borrow());
+            if io.open(fd, |io, id| Channel::new(io, id, runner, group, Some(theirs), place)).is_err() {
+                unopened.closed(Some("the worker can't hold more connections".into()));
+            }
+        });
+        ChannelHandle(watch)
+    }
+
     /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
     /// channel closes whether it is awaited or not.
     pub fn close(&self) -> Closed {
