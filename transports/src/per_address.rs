@@ -61,3 +61,53 @@ impl Drop for Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Each with two addresses, which are taken for one.
+    const NETWORKS: [[&str; 2]; 4] = [
+        ["192.0.2.1", "::ffff:192.0.2.1"],
+        ["192.0.2.2", "192.0.2.2"],
+        ["2001:db8:0:1::", "2001:db8:0:1:ffff:ffff:ffff:ffff"],
+        ["2001:db8:0:2::", "2001:db8:0:2:ffff:ffff:ffff:ffff"],
+    ];
+
+    proptest! {
+        /// Each step takes one for a network, or gives back one that was taken.
+        #[test]
+        fn each_address_has_what_it_may_and_is_forgotten_with_its_last(
+            most in 1usize..5,
+            steps in prop::collection::vec((0..NETWORKS.len(), 0..2usize, prop::option::of(0..64usize)), 0..200),
+        ) {
+            let per_address = PerAddress::new(most, 64);
+            let mut taken: Vec<(usize, Share)> = Vec::new();
+            for (network, which, gives_back) in steps {
+                let of = |wanted, taken: &[(usize, Share)]| taken.iter().filter(|(of, _)| *of == wanted).count();
+                match gives_back {
+                    Some(at) if !taken.is_empty() => drop(taken.swap_remove(at % taken.len())),
+                    _ => {
+                        let share = per_address.take(NETWORKS[network][which].parse().unwrap());
+                        prop_assert_eq!(share.is_some(), of(network, &taken) < most);
+                        taken.extend(share.map(|share| (network, share)));
+                    }
+                }
+                let known = (0..NETWORKS.len()).filter(|network| of(*network, &taken) > 0).count();
+                prop_assert_eq!(per_address.counts().len(), known);
+            }
+        }
+
+        #[test]
+        fn so_many_bits_of_an_ipv6_address_count_and_no_more(bits in 1..=128u8, address: u128, bit in 0..128u8) {
+            let per_address = PerAddress::new(1, bits);
+            let _first = per_address.take(Ipv6Addr::from_bits(address).into());
+            let other = Ipv6Addr::from_bits(address ^ (1 << (127 - bit)));
+            // One that stands for an IPv4 address is taken for that.
+            prop_assume!(Ipv6Addr::from_bits(address).to_ipv4_mapped().is_none());
+            prop_assume!(other.to_ipv4_mapped().is_none());
+            prop_assert_eq!(per_address.take(other.into()).is_some(), bit < bits);
+        }
+    }
+}
