@@ -7,6 +7,7 @@ use perihelion::prelude::*;
 use perihelion::runtime::simulation::Simulation;
 use perihelion::runtime::{ServerConfig, WhenFull};
 use perihelion::testing::{Ending, Faults, each_seed};
+use std::future::pending;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -150,6 +151,41 @@ fn whoever_waits_too_long_is_refused() {
 }
 
 #[test]
+fn those_for_whom_there_is_no_room_wait_in_the_kernel() {
+    in_child("a crowd", || {
+        let fixture = Fixture::new();
+        let (mine, address) = fixture.serve(echo);
+        let inside = connect(address);
+        let full = ServerConfig { waiting_max: 3, ..limits(1, WhenFull::Wait) };
+        let undecided = ServerConfig { filtering_max: 3, ..ServerConfig::default() };
+        let servers = [
+            Server::bind(V4).limits(full).pipeline(echo).start(&fixture).unwrap(),
+            Server::bind(V4)
+                .limits(undecided)
+                .filter_async(async |_| pending().await)
+                .pipeline(echo)
+                .start(&fixture)
+                .unwrap(),
+        ];
+        for server in servers {
+            let (address, before) = (address_of(&server), descriptors());
+            let crowd: Vec<TcpStream> = (0..100)
+                .map(|_| {
+                    ask(&inside, "the worker turns");
+                    connect(address)
+                })
+                .collect();
+            let held = descriptors() - before - crowd.len();
+            assert!((3..10).contains(&held), "{held}");
+            drop(crowd);
+            server.stop(DRAIN);
+        }
+        drop(inside);
+        fixture.stop_all(mine);
+    });
+}
+
+#[test]
 fn an_address_has_so_many_connections_over_all_workers_and_others_have_theirs() {
     let fixture = Fixture::with(|config| config.runtime.workers = 0);
     for when_full in [WhenFull::Refuse, WhenFull::Wait] {
@@ -272,4 +308,13 @@ fn however_connections_come_and_go_an_address_has_as_many_as_it_may_and_never_mo
         assert_eq!(most.load(SeqCst), GUESTS_MAX);
     }
     fixture.stop_all(server);
+}
+
+#[test]
+fn limits_that_nobody_could_pass_are_refused() {
+    let fixture = Fixture::new();
+    let limits = ServerConfig { waiting_max: 0, ..ServerConfig::default() };
+    let error = Server::bind(V4).limits(limits).pipeline(echo).start(&fixture).err().unwrap().to_string();
+    assert_eq!(error, "server.waiting_max = 0: it must be at least 1");
+    fixture.stop();
 }

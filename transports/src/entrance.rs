@@ -29,7 +29,7 @@ pub(crate) struct Entrance {
     admission: Arc<Admission>,
     /// Starts accepting, or does nothing if that goes on.
     start: fn(&mut Io, EndpointId),
-    /// Accepted when there was no room any more: accepting doesn't stop at once.
+    /// Accepted, and without room further in.
     arrived: VecDeque<OwnedFd>,
     decisions: Rc<Decisions>,
     waiting: VecDeque<Waiting>,
@@ -108,13 +108,9 @@ impl Entrance {
         None
     }
 
-    /// Accepts, as long as connections are wanted and there is room for one more.
+    /// Accepts, as long as connections are wanted and there is room for those that have arrived.
     pub(crate) fn accept(&mut self, io: &mut Io, wanted: bool) {
-        let config = self.admission.config();
-        let has_room = self.arrived.is_empty()
-            && self.decisions.len() < config.filtering_max
-            && self.waiting.len() < config.waiting_max;
-        if !wanted || !has_room {
+        if !wanted || !self.arrived.is_empty() {
             io.stop_accepting(self.id);
         } else if !self.paused {
             (self.start)(io, self.id);
@@ -142,7 +138,8 @@ impl Entrance {
         }
     }
 
-    /// The next that has passed the filters and has its share.
+    /// The next that has passed the filters and has its share. No decision begins while one has passed and is not taken:
+    /// so no more than may be under decision are kept there.
     fn candidate(&mut self, io: &mut Io) -> Option<Candidate> {
         if let Some(candidate) = self.decisions.take_passed() {
             return Some(candidate);

@@ -65,9 +65,9 @@ pub(crate) struct Decisions {
 }
 
 impl Decisions {
-    /// Those that have passed are among them until they are taken.
+    /// How many are under decision.
     pub(crate) fn len(&self) -> usize {
-        self.tasks.borrow().len() + self.passed.borrow().len()
+        self.tasks.borrow().len()
     }
 
     pub(crate) fn take_passed(&self) -> Option<Candidate> {
