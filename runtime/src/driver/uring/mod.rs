@@ -418,7 +418,7 @@ impl Uring {
         (!stopped).then_some(Completion::Accepted(result))
     }
 
-    /// Keeps the books of an operation that goes on. `None`: its endpoint is closing or gone. True: it has ended, though
+    /// Keeps the books of a receive or an accept. `None`: its endpoint is closing or gone. True: it has ended, though
     /// its endpoint still wants it.
     #[inline]
     fn inbound_completed(&mut self, id: EndpointId, more: bool) -> Option<bool> {
