@@ -86,7 +86,8 @@ impl Tail for Member {
     fn event(&mut self, cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
         if event.take::<Established>().is_some() {
             // Not earlier: before the handshake nobody knows who this is.
-            if let Some(name) = cx.get::<Session>().and_then(|session| session.peer_names().next()) {
+            let session = cx.get::<Session>();
+            if let Some(name) = session.as_ref().and_then(|session| session.peer_names().next()) {
                 self.name = name.into();
             }
             let listener = Listener { writer: self.writer.clone(), events: cx.events() };

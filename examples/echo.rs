@@ -27,6 +27,9 @@ struct Arguments {
     /// The longest message that the codecs `length` and `lines` take, in bytes.
     #[arg(long, default_value_t = 16 << 20)]
     max_message: usize,
+    /// Answer from an asynchronous function, instead of from a handler; with the codec `length`.
+    #[arg(long)]
+    peer: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,6 +58,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let max = arguments.max_message;
     match arguments.codec {
+        CodecName::Length if arguments.peer => serve_peers(&arguments, max),
+        _ if arguments.peer => Err(Error::msg("--peer goes with --codec length only")),
         CodecName::Raw => serve(&arguments, || codec(Raw).tail(Echo)),
         CodecName::Length => serve(&arguments, move || codec(LengthPrefixed::u32_be(max)).tail(Echo)),
         CodecName::Lines => {
@@ -74,4 +79,22 @@ where
         None => bind.pipeline(move |_conn| pipeline()),
     };
     arguments.server.serve(|runtime| Ok(server.start(runtime)?))
+}
+
+/// Serves each connection with an asynchronous function.
+fn serve_peers(arguments: &Arguments, max: usize) -> Result<()> {
+    let (bind, config) = (arguments.server.bind(), arguments.server.config()?);
+    let frames = move || LengthPrefixed::u32_be(max);
+    let server = match arguments.tls.load(&arguments.server.listen, &config.tls)? {
+        Some(security) => bind.peer(move |_conn| codec(security.stage()).codec(frames()), echo),
+        None => bind.peer(move |_conn| codec(frames()), echo),
+    };
+    arguments.server.serve(|runtime| Ok(server.start(runtime)?))
+}
+
+async fn echo(peer: Peer<Bytes, Bytes>) -> Result<()> {
+    while let Some(message) = peer.recv().await? {
+        peer.send(message).await?;
+    }
+    Ok(())
 }

@@ -53,6 +53,7 @@ pub mod prelude {
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
     pub use perihelion_transports::{
-        Acceptor, Address, ChannelHandle, Client, Connection, RunningServer, Server,
+        Acceptor, Address, ChannelHandle, Client, Connection, ConnectionError, Mode, NewConnection, Next,
+        Peer, PeerSender, RunningServer, Server,
     };
 }

@@ -96,6 +96,27 @@ fn a_task_gives_each_connection_its_pipeline() {
 }
 
 #[test]
+fn a_connection_may_become_a_peer_or_a_stream() {
+    let fixture = Fixture::new();
+    let address = spawn(&fixture, async |acceptor: Acceptor| {
+        let connection = acceptor.accept().await.unwrap().connection();
+        assert_eq!(connection.addresses().unwrap().local, address_of(&acceptor));
+        let bytes = connection.read().await.unwrap().unwrap();
+        connection.write(bytes).await.unwrap();
+        drop(connection);
+        let peer: Peer<Bytes, Bytes> = acceptor.accept().await.unwrap().peer(codec(frames()));
+        let frame = peer.recv().await.unwrap().unwrap();
+        peer.send(frame).await.unwrap();
+    });
+    for _ in 0..2 {
+        let client = connect(address);
+        ask(&client, "hello");
+        assert_eq!(read_to_end(&client), (vec![], End::InOrder));
+    }
+    fixture.stop();
+}
+
+#[test]
 fn nothing_is_accepted_before_a_task_asks() {
     in_child("nobody asks", || {
         on_worker(async |config: Config| {
@@ -353,7 +374,7 @@ fn a_runtime_that_stops_ends_those_who_ask() {
 fn filters_and_limits_are_a_servers() {
     let fixture = Fixture::new();
     let config = fixture.config().clone();
-    let is_from = |connection: &Connection<'_>, local: &str| {
+    let is_from = |connection: &NewConnection<'_>, local: &str| {
         connection.peer_addr().is_ok_and(|peer| peer.ip() == local.parse::<IpAddr>().unwrap())
     };
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -432,6 +453,8 @@ fn what_is_wrong_with_an_address_is_said() {
         let taken = TcpListener::bind(V4).unwrap();
         let address = taken.local_addr().unwrap().to_string();
         assert!(refusal(&address).contains(&format!("can't listen on tcp://{address}")));
+        let middleware = Server::bind(V4).with(async |connection, next| next.run(connection).await);
+        assert!(middleware.acceptor(&config).err().unwrap().to_string().contains("takes no middleware"));
         let limits = ServerConfig { filtering_max: 0, ..config.server.clone() };
         let error = Server::bind(V4).limits(limits).acceptor(&config).err().unwrap().to_string();
         assert_eq!(error, "server.filtering_max = 0: it must be at least 1");

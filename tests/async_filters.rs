@@ -50,7 +50,7 @@ impl Bell {
 fn serve(
     fixture: &Fixture,
     limits: ServerConfig,
-    wanted: impl AsyncFn(&Connection<'_>) -> bool + Send + Sync + 'static,
+    wanted: impl AsyncFn(&NewConnection<'_>) -> bool + Send + Sync + 'static,
 ) -> (RunningServer, SocketAddr) {
     let server = Server::bind(V4).limits(limits).filter_async(wanted).pipeline(echo);
     let server = server.start(fixture).unwrap();
@@ -253,7 +253,7 @@ fn fate(port: u16) -> u16 {
     port % 6
 }
 
-async fn decide(connection: &Connection<'_>) -> bool {
+async fn decide(connection: &NewConnection<'_>) -> bool {
     let Ok(peer) = connection.peer_addr() else { return false };
     match fate(peer.port()) {
         0 => true,

@@ -40,7 +40,7 @@ fn caller(first: &'static str, journal: &Journal) -> impl Pipeline<In = Bytes, O
 }
 
 /// Answers lines; `bye` with the end, `die` with a reset.
-fn lines(_: &Connection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+fn lines(_: &NewConnection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
     struct Answer;
     impl Tail for Answer {
         type In = String;
@@ -193,7 +193,66 @@ fn a_connect_that_takes_too_long_is_an_error_that_names_the_limit() {
         refusal(&fixture, &address.to_string()),
         format!("can't connect to tcp://{address}: no answer within channel.connect_ms")
     );
+    let by_name = refusal(&fixture, &format!("localhost:{}", address.port()));
+    assert!(by_name.contains(&format!("{address}: no answer within channel.connect_ms")), "{by_name}");
     fixture.stop();
+}
+
+#[test]
+fn a_look_up_that_takes_too_long_is_an_error_that_names_the_limit() {
+    let fixture = Fixture::with(|config| {
+        (config.channel.connect_ms, config.runtime.blocking_threads) = (50, 1);
+    });
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let busy = fixture.spawn_on(0, move || run_blocking(move || released.recv()));
+    let error = refusal(&fixture, "localhost:7000");
+    assert_eq!(error, "tcp://localhost:7000 can't be resolved: no answer within channel.connect_ms");
+    drop(release);
+    assert!(busy.unwrap().recv().unwrap().unwrap().is_err(), "the thread was held");
+    fixture.stop();
+}
+
+#[test]
+fn a_connect_that_is_dropped_closes_its_socket_at_once() {
+    in_child("one connect", || {
+        let fixture = Fixture::with(|config| config.channel.connect_ms = 3_600_000);
+        let (_listener, _waiting, address) = full_listener();
+        let config = fixture.config().clone();
+        let given_up = fixture.block_on(move || async move {
+            let before = descriptors();
+            let connect = async move {
+                let _ = Client::new(&config).connect_to(address, codec(Raw).tail(Echo)).await;
+            };
+            let connecting = spawn_local(connect);
+            while descriptors() == before {
+                sleep(Duration::from_millis(1)).await;
+            }
+            connecting.abort();
+            while descriptors() > before {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        given_up.unwrap();
+        fixture.stop();
+    });
+}
+
+#[test]
+fn a_port_that_a_client_is_bound_to_serves_several_connections() {
+    let fixture = Fixture::new();
+    let (first, second) = (fixture.serve(lines), fixture.serve(lines));
+    let port = TcpListener::bind(V4).unwrap().local_addr().unwrap();
+    let (config, addresses) = (fixture.config().clone(), [first.1, second.1]);
+    let ends = fixture.block_on(move || async move {
+        let client = Client::new(&config).bind(port);
+        let journal = Journal::default();
+        let kept = client.connect_to(addresses[0], caller("hello", &journal)).await?;
+        let beside = client.connect_to(addresses[1], caller("bye", &journal)).await?;
+        Ok::<_, transports::Error>([beside.closed().await, kept.close().await])
+    });
+    assert_eq!(ends.unwrap().unwrap(), [None, None]);
+    assert_eq!(first.0.stop(DRAIN).connections, 1);
+    assert_eq!(fixture.stop_all(second.0).connections, 1);
 }
 
 #[test]

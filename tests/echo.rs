@@ -85,7 +85,7 @@ fn frames_come_back() {
 #[test]
 fn lines_come_back() {
     let fixture = Fixture::new();
-    let pipeline = |_: &Connection<'_>| codec(Lines::lf(8 << 20)).service(async |line: String| Ok(line));
+    let pipeline = |_: &NewConnection<'_>| codec(Lines::lf(8 << 20)).service(async |line: String| Ok(line));
     let servers = [V4, V6].map(|address| fixture.serve_on(address, pipeline).0);
     check(fixture, servers.into(), line);
 }
@@ -120,7 +120,7 @@ fn connections_of_one_worker_share_what_is_made_once() {
     let fixture = Fixture::new();
     let shared = || {
         let count = Rc::new(Cell::new(0));
-        move |_: &Connection<'_>| codec(frames()).tail(Tally(Rc::clone(&count)))
+        move |_: &NewConnection<'_>| codec(frames()).tail(Tally(Rc::clone(&count)))
     };
     let server = Server::bind(V4).pipeline_per_core(shared).start(&fixture).unwrap();
     let address = address_of(&server);

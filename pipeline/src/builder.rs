@@ -46,6 +46,15 @@ pub trait Fold<N> {
     fn fold(self, next: N) -> Self::Pipeline;
 }
 
+/// Like [`Fold`], with a [switch](SwitchKey) below the topmost codec: so that this codec and all above it can be
+/// replaced, while what secures or compresses the bytes below stays.
+pub trait FoldOnSwitch<N> {
+    /// The pipeline.
+    type Pipeline;
+    /// Puts it together.
+    fn fold_on_switch(self, key: &SwitchKey<Bytes, Bytes>, next: N) -> Self::Pipeline;
+}
+
 /// The bytes of the transport.
 pub struct Transport;
 /// A codec or protocol on other stages.
@@ -140,7 +149,39 @@ impl<S: Stack> Builder<S> {
         T: Tail + Fits<S::Up, S::Down, T::In, T::Out, Stage = T>,
         S: Fold<TailStage<Fitting<S, T, T::In, T::Out>>>,
     {
-        self.0.fold(TailStage::new(tail, Some(writer.outbox())))
+        self.0.fold(TailStage::new(tail, Some(writer.attach())))
+    }
+
+    /// Like [`tail_with_writer`](Builder::tail_with_writer), with a switch below the topmost codec, or at the transport
+    /// where there is no codec.
+    ///
+    /// ```
+    /// # use perihelion_pipeline::{codec, Context, Lines, Result, SwitchKey, Tail, Writer};
+    /// # struct Print;
+    /// # impl Tail for Print {
+    /// #     type In = String;
+    /// #     type Out = String;
+    /// #     fn read(&mut self, _cx: &mut Context<'_, String>, _line: String) -> Result<()> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// let (key, writer) = (SwitchKey::new(), Writer::new(16));
+    /// let long_lines = codec(Lines::lf(100)).tail_on_switch(&key, Print, &writer);
+    /// // Later: what was received and not decoded is decoded by the new codec, and what is queued goes out through it.
+    /// key.request(codec(Lines::crlf(100)).tail_with_writer(Print, &writer))?;
+    /// # Ok::<(), perihelion_pipeline::Error>(())
+    /// ```
+    pub fn tail_on_switch<T>(
+        self,
+        key: &SwitchKey<Bytes, Bytes>,
+        tail: T,
+        writer: &Writer<T::Out>,
+    ) -> S::Pipeline
+    where
+        T: Tail,
+        S: FoldOnSwitch<TailStage<T>>,
+    {
+        self.0.fold_on_switch(key, TailStage::new(tail, Some(writer.attach())))
     }
 
     /// Ends with an asynchronous function that answers each message. A connection's messages are answered one after
@@ -177,6 +218,13 @@ impl<N> Fold<N> for Transport {
     }
 }
 
+impl<N: Pipeline<In = Bytes, Out = Bytes> + 'static> FoldOnSwitch<N> for Transport {
+    type Pipeline = Switch<Bytes, Bytes>;
+    fn fold_on_switch(self, key: &SwitchKey<Bytes, Bytes>, next: N) -> Self::Pipeline {
+        Switch::new(key, next)
+    }
+}
+
 impl<S, P: Protocol> Stack for Coded<S, P> {
     type Up = P::Frame;
     type Down = P::Item;
@@ -189,6 +237,18 @@ impl<S: Fold<Framed<P, N>>, P: Protocol, N> Fold<N> for Coded<S, P> {
     }
 }
 
+impl<S, P, N> FoldOnSwitch<N> for Coded<S, P>
+where
+    S: Fold<Switch<Bytes, Bytes>>,
+    P: Protocol + 'static,
+    N: Pipeline<In = P::Frame, Out = P::Item> + 'static,
+{
+    type Pipeline = S::Pipeline;
+    fn fold_on_switch(self, key: &SwitchKey<Bytes, Bytes>, next: N) -> S::Pipeline {
+        self.0.fold(Switch::new(key, Framed::new(self.1, next)))
+    }
+}
+
 impl<S, H: Handler> Stack for Then<S, H> {
     type Up = H::Next;
     type Down = H::Write;
@@ -198,5 +258,12 @@ impl<S: Fold<Chain<H, N>>, H: Handler, N> Fold<N> for Then<S, H> {
     type Pipeline = S::Pipeline;
     fn fold(self, next: N) -> S::Pipeline {
         self.0.fold(Chain::new(self.1, next))
+    }
+}
+
+impl<S: FoldOnSwitch<Chain<H, N>>, H: Handler, N> FoldOnSwitch<N> for Then<S, H> {
+    type Pipeline = S::Pipeline;
+    fn fold_on_switch(self, key: &SwitchKey<Bytes, Bytes>, next: N) -> S::Pipeline {
+        self.0.fold_on_switch(key, Chain::new(self.1, next))
     }
 }

@@ -244,7 +244,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
             Signal::Event(from, event) if *from <= self.stage.id && !event.is_taken() => {
                 self.stage.with(ch, out, |handler, cx| handler.event(cx, event))
             }
-            Signal::Timer(..) | Signal::Event(..) => Ok(()),
+            Signal::Timer(..) | Signal::Event(..) | Signal::Leaving => Ok(()),
             Signal::Settle => self.stage.with(ch, out, |handler, cx| handler.settle(cx)),
             Signal::Closed(why) => {
                 self.held = Held::Nothing; // cancels what it waits for

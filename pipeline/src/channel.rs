@@ -1,6 +1,7 @@
 //! What a pipeline sees of its channel: demand, water marks, and the way to ask for a pause or a close.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -45,8 +46,8 @@ pub struct Channel {
     limits: Limits,
     now: Instant,
     waker: Waker,
-    /// Messages made since the last [`take_messages`](Channel::take_messages).
-    messages: u64,
+    /// Done since the last [`take_work`](Channel::take_work).
+    work: Work,
     /// Bytes that stages have unpacked.
     unpacked: usize,
     /// Events that travelled to an end of a pipeline and were taken by nobody.
@@ -54,6 +55,19 @@ pub struct Channel {
     /// Events that stages have raised and that the stages above them have not seen.
     raised: VecDeque<(StageId, Event)>,
     pub(crate) link: Box<Link>,
+}
+
+/// What channels have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Frames that the topmost codecs have made.
+    pub messages_in: u64,
+    /// Frames that the topmost codecs have been given.
+    pub messages_out: u64,
+    /// Bytes that the transport has delivered.
+    pub bytes_in: u64,
+    /// Bytes that the kernel has taken.
+    pub bytes_out: u64,
 }
 
 /// Names a stage within its channel: a timer or a task's result goes back to the stage that asked for it. Names grow
@@ -150,15 +164,15 @@ impl Channel {
         self.count(bytes, 0);
     }
 
-    /// Keeps a value for the other stages of this channel: what one has found out, such as who the other side is.
-    /// There is one of each type; the one before is given back.
-    pub fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
-        self.link.insert(value)
+    /// Puts a value into the connection's [features](Features), for whatever stands above: what a stage has found out,
+    /// such as who the other side is. Gives the one of this type that was there before.
+    pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
+        self.link.features().insert(value)
     }
 
-    /// The value of this type that a stage has [inserted](Channel::insert).
-    pub fn get<T: 'static>(&self) -> Option<&T> {
-        self.link.get()
+    /// The connection's feature of this type.
+    pub fn get<T: 'static>(&self) -> Option<Rc<T>> {
+        self.link.known_features()?.get()
     }
 
     /// This stage has unpacked so many bytes of what was received: decrypted or decompressed them into fresh memory.
@@ -173,6 +187,11 @@ impl Channel {
     /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
     pub fn set_needs_input(&mut self, needs_input: bool) {
         self.link.set_needs_input(needs_input);
+    }
+
+    /// Whether a stage [needs input](Channel::set_needs_input) before it can do its work: its handshake is not done.
+    pub fn needs_input(&self) -> bool {
+        self.link.needs_input()
     }
 
     /// Wakes this channel: a stage that waits is then asked for `more`.
@@ -202,8 +221,24 @@ impl Channel {
         self.link.spend();
         if !N::MAKES_MESSAGES {
             self.link.meet_demand();
-            self.messages += 1;
+            self.work.messages_in += 1;
         }
+    }
+
+    /// A codec was given something to encode: a message, if `is_message`.
+    #[inline]
+    pub(crate) fn count_written(&mut self, is_message: bool) {
+        self.work.messages_out += u64::from(is_message);
+    }
+
+    #[inline]
+    pub(crate) fn count_received(&mut self, bytes: usize) {
+        self.work.bytes_in += bytes as u64;
+    }
+
+    #[inline]
+    pub(crate) fn count_sent(&mut self, bytes: usize) {
+        self.work.bytes_out += bytes as u64;
     }
 
     /// An output that held `before` bytes now holds `after`.
@@ -261,7 +296,7 @@ impl Channel {
             limits,
             now: Instant::now(),
             waker,
-            messages: 0,
+            work: Work::default(),
             unpacked: 0,
             untaken: 0,
             raised: VecDeque::new(),
@@ -277,9 +312,9 @@ impl Channel {
         self.raised.clear(); // of a channel that a panic has ended
     }
 
-    /// How many messages were made since the last call.
-    pub fn take_messages(&mut self) -> u64 {
-        std::mem::take(&mut self.messages)
+    /// What was done since the last call, on all channels.
+    pub fn take_work(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     /// How many bytes stages have unpacked since the last call.
@@ -293,10 +328,10 @@ impl Channel {
         std::mem::take(&mut self.untaken)
     }
 
-    /// How many messages were made since [`take_messages`](Channel::take_messages).
+    /// How many messages were made since [`take_work`](Channel::take_work).
     #[inline]
     pub(crate) fn messages(&self) -> u64 {
-        self.messages
+        self.work.messages_in
     }
 
     pub(crate) fn limits(&self) -> &Limits {

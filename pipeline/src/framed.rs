@@ -28,6 +28,8 @@ enum Waiting<F> {
 struct Coder<P> {
     protocol: P,
     id: StageId,
+    /// Whether what it encodes is a message, and not what a codec above has encoded.
+    is_top: bool,
     /// Made where it stands on another stage. At the transport's end it writes into the channel's queue.
     nested: Option<Box<Nested>>,
 }
@@ -40,7 +42,7 @@ struct Encode<'a, P, O> {
 
 impl<P: Protocol, N> Framed<P, N> {
     pub(crate) fn new(protocol: P, next: N) -> Self {
-        let coder = Coder { protocol, id: StageId::TRANSPORT, nested: None };
+        let coder = Coder { protocol, id: StageId::TRANSPORT, is_top: false, nested: None };
         Framed { coder, input: Input::default(), waits: None, next }
     }
 }
@@ -124,6 +126,7 @@ impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
         if !ch.link.takes_writes() {
             return Err(closed());
         }
+        ch.count_written(self.coder.is_top);
         match self.coder.with(ch, self.out, |protocol, wire| protocol.write(wire, item)) {
             Ok(()) => Ok(()),
             Err(error) => self.coder.handle(ch, self.out, error),
@@ -355,6 +358,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         let result = match signal {
             Signal::Name => {
                 self.coder.id = ch.link.name_stage();
+                self.coder.is_top = !N::MAKES_MESSAGES;
                 Ok(())
             }
             Signal::Open => self.coder.with(ch, out, |protocol, wire| protocol.open(wire)),
@@ -367,7 +371,11 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
             Signal::Event(from, event) if *from <= self.coder.id && !event.is_taken() => {
                 self.coder.with(ch, out, |protocol, wire| protocol.event(wire, event))
             }
-            Signal::Writable(_) | Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
+            Signal::Writable(_)
+            | Signal::Timer(..)
+            | Signal::Event(..)
+            | Signal::Settle
+            | Signal::Leaving => Ok(()),
             Signal::Closed(why) => {
                 self.waits = None; // cancels what it waits for
                 self.coder.protocol.closed(*why);

@@ -2,6 +2,8 @@
 
 mod rare;
 
+use std::time::Instant;
+
 use crate::channel::StageId;
 use crate::{ChannelClosed, Error, Limits, Output};
 use rare::Rare;
@@ -171,12 +173,15 @@ impl Link {
 
     /// The kernel took `n` bytes. True when the channel became writable again by it.
     #[inline]
-    pub(crate) fn sent(&mut self, n: usize, limits: &Limits) -> bool {
+    pub(crate) fn sent(&mut self, n: usize, now: Instant, limits: &Limits) -> bool {
         debug_assert!(n <= self.queued, "more was sent than was written");
         self.queued -= n;
         self.taken += n as u64;
         if self.rare.is_some() {
             self.resolve_promises();
+            if let Some(traffic) = self.counted() {
+                traffic.add_sent(n, now);
+            }
         }
         let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
         if back {
@@ -184,6 +189,14 @@ impl Link {
             self.stop_if_unwritable();
         }
         back
+    }
+
+    /// The transport has delivered `n` bytes.
+    #[inline]
+    pub(crate) fn received(&self, n: usize, now: Instant) {
+        if let Some(traffic) = self.counted() {
+            traffic.add_received(n, now);
+        }
     }
 
     /// Whether another message may be made in this turn.

@@ -17,6 +17,8 @@ pub enum Signal<'a> {
     Event(StageId, Event),
     /// No message is on its way: changes that were asked for take effect.
     Settle,
+    /// Another pipeline is about to take the place of these stages: the last chance to write.
+    Leaving,
     /// The channel is closed, in order or for this reason.
     Closed(Option<&'a Error>),
 }

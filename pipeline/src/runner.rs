@@ -10,7 +10,9 @@ use crate::channel::StageId;
 use crate::link::Link;
 use crate::outbound::Edge;
 use crate::pipeline::DynPipeline;
-use crate::{Channel, Error, Event, Operation, Output, Pipeline, Result, Signal, Step, Target};
+use crate::{
+    Channel, Error, Event, Features, Operation, Output, Pipeline, Result, Signal, Step, Target, Traffic,
+};
 
 /// Chunks that wait for a held pipeline before [`Runner::wants_bytes`] says no.
 const WAITING_CHUNKS_MAX: usize = 4;
@@ -85,6 +87,16 @@ impl Runner {
         }
     }
 
+    /// What is known about the connection already.
+    pub fn set_features(&mut self, features: Features) {
+        self.link.set_features(features);
+    }
+
+    /// How much the channel receives and sends, counted from the first call on.
+    pub fn traffic(&mut self, now: Instant) -> Traffic {
+        Traffic(self.link.traffic(now))
+    }
+
     /// Tells the stages that the channel is open.
     pub fn open(&mut self, ch: &mut Channel) {
         self.name_stages(ch);
@@ -134,6 +146,8 @@ impl Runner {
         if self.link.is_closing() || self.end != End::NotYet {
             return;
         }
+        ch.count_received(chunk.len());
+        self.link.received(chunk.len(), ch.now());
         if self.state == State::Ready && self.waiting.is_empty() && self.link.may_go_on() {
             self.read(ch, chunk);
         } else {
@@ -175,7 +189,8 @@ impl Runner {
     /// The kernel has taken `n` bytes of the output.
     #[inline]
     pub fn sent(&mut self, ch: &mut Channel, n: usize) {
-        if self.link.sent(n, ch.limits()) {
+        ch.count_sent(n);
+        if self.link.sent(n, ch.now(), ch.limits()) {
             self.writable_again(ch);
         }
     }

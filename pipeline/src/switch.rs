@@ -133,6 +133,7 @@ impl<In, Out> Switch<In, Out> {
             }
             let Some(successor) = self.door.take() else { return step };
             ch.link.set_switching(false);
+            self.current.signal(ch, &mut out, &mut Signal::Leaving);
             self.current.flush(ch, &mut out); // what the old stages wrote goes first
             let rest = self.current.take_unused();
             let bytes = self.current.undecoded();

@@ -1,9 +1,7 @@
 //! Where the application sits: a synchronous handler at the end of a pipeline.
 
-use std::rc::Rc;
-
 use crate::channel::StageId;
-use crate::writer::{Entry, Outbox};
+use crate::writer::{Attachment, Entry};
 use crate::{Channel, Context, Error, Event, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 /// The end of a pipeline, with the state of one connection and no lock: the fastest way to answer.
@@ -120,6 +118,12 @@ pub trait Tail {
         Err(error)
     }
 
+    /// The whole pipeline is about to be switched for another: what this tail was given and has no use for, in one
+    /// message. The successor gets it.
+    fn take_unused(&mut self) -> Option<Self::In> {
+        None
+    }
+
     /// The channel is closed, in order or for this reason; or the whole pipeline has been switched for another. Called
     /// once; nothing follows.
     fn closed(&mut self, _why: Option<&Error>) {}
@@ -129,11 +133,23 @@ pub trait Tail {
 pub struct TailStage<T: Tail> {
     tail: T,
     id: StageId,
-    outbox: Option<Rc<Outbox<T::Out>>>,
+    outbox: Option<Attachment<T::Out>>,
+}
+
+/// What is written of what tasks have queued.
+#[derive(Clone, Copy, PartialEq)]
+enum Queued {
+    /// What was flushed, while the channel is writable: above the high-water mark the queue is to fill, and those who
+    /// write are to wait.
+    AsWritable,
+    /// What was flushed. What was not goes out through the tail that comes next.
+    Flushed,
+    /// Everything, before the channel closes.
+    All,
 }
 
 impl<T: Tail> TailStage<T> {
-    pub(crate) fn new(tail: T, outbox: Option<Rc<Outbox<T::Out>>>) -> Self {
+    pub(crate) fn new(tail: T, outbox: Option<Attachment<T::Out>>) -> Self {
         TailStage { tail, id: StageId::TRANSPORT, outbox }
     }
 
@@ -147,23 +163,21 @@ impl<T: Tail> TailStage<T> {
         call(&mut self.tail, &mut Context::new(out, ch, self.id))
     }
 
-    fn shut(&self) {
-        if let Some(outbox) = &self.outbox {
-            outbox.shut();
+    /// Writes what tasks have queued.
+    #[inline]
+    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
+        let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) else { return };
+        if which == Queued::All {
+            outbox.flush_all();
         }
-    }
-
-    /// Writes what tasks have queued: while the channel is writable, since above the high-water mark the queue is to
-    /// fill and those who write are to wait; or all of it, before the channel closes.
-    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, all: bool) {
-        let Some(outbox) = self.outbox.clone() else { return };
         while !ch.is_closing()
-            && (all || ch.is_writable())
+            && (which != Queued::AsWritable || ch.is_writable())
             && let Some(entry) = outbox.pop()
         {
             let result = match entry {
                 Entry::Close => out.operate(ch, Operation::Close),
                 Entry::CloseOutput => out.operate(ch, Operation::CloseOutput),
+                Entry::Promise(promise) => out.operate(ch, Operation::Promise(promise)),
                 Entry::Message(msg, None) => out.write(ch, msg),
                 Entry::Message(msg, Some(promise)) => {
                     out.write(ch, msg).and_then(|()| out.operate(ch, Operation::Promise(promise)))
@@ -197,12 +211,12 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn resume<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        self.drain(ch, out, false);
+        self.drain(ch, out, Queued::AsWritable);
         Step::Ready
     }
 
     fn end<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        self.drain(ch, out, true); // most tails close now
+        self.drain(ch, out, Queued::All); // most tails close now
         if let Err(error) = self.with(ch, out, |tail, cx| tail.half_closed(cx)) {
             self.fail(ch, out, error);
         }
@@ -218,6 +232,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn flush<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+        self.drain(ch, out, Queued::AsWritable);
         if let Err(error) = out.flush(ch) {
             self.fail(ch, out, error);
         }
@@ -230,7 +245,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
                 Ok(())
             }
             Signal::Open => {
-                if let Some(outbox) = &self.outbox {
+                if let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) {
                     outbox.open(ch.waker().clone());
                 }
                 self.with(ch, out, |tail, cx| tail.open(cx))
@@ -240,10 +255,15 @@ impl<T: Tail> Pipeline for TailStage<T> {
             Signal::Event(from, event) if *from <= self.id && !event.is_taken() => {
                 self.with(ch, out, |tail, cx| tail.event(cx, event))
             }
+            Signal::Leaving => {
+                let goes_on = self.outbox.as_ref().is_some_and(|outbox| outbox.is_shared());
+                self.drain(ch, out, if goes_on { Queued::Flushed } else { Queued::All });
+                Ok(())
+            }
             Signal::Timer(..) | Signal::Event(..) | Signal::Settle => Ok(()),
             Signal::Closed(why) => {
                 self.tail.closed(*why);
-                self.shut();
+                self.outbox = None;
                 Ok(())
             }
         };
@@ -266,7 +286,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
             return out.operate(ch, operation); // a refusal is for whoever connects
         }
         if let Operation::Close | Operation::CloseOutput = operation {
-            self.drain(ch, out, true);
+            self.drain(ch, out, Queued::All);
         }
         if let Err(error) = self.with(ch, out, |_, cx| cx.operate(operation)) {
             self.fail(ch, out, error);
@@ -279,16 +299,10 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     fn take_unused(&mut self) -> Option<T::In> {
-        None
+        self.tail.take_unused()
     }
 
     fn undecoded(&self) -> usize {
         0
-    }
-}
-
-impl<T: Tail> Drop for TailStage<T> {
-    fn drop(&mut self) {
-        self.shut();
     }
 }

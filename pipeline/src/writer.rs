@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Poll, Waker, ready};
 
 use crate::promise::promise;
 use crate::{Promise, Result, Written};
@@ -13,13 +13,20 @@ use crate::{Promise, Result, Written};
 /// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
 /// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
 ///
-/// It is given to a pipeline with [`Builder::tail_with_writer`](crate::Builder::tail_with_writer).
+/// It is given to a pipeline with [`Builder::tail_with_writer`](crate::Builder::tail_with_writer). When a
+/// [switch](crate::SwitchKey) replaces that pipeline by another that has been given the same writer, what is queued
+/// goes out through the successor.
 pub struct Writer<T>(Rc<Outbox<T>>);
 
 /// The queue between writers and the tail.
 pub(crate) struct Outbox<T> {
     queue: RefCell<VecDeque<Entry<T>>>,
+    /// Of the queue, these are to be written now; those behind them wait for a flush.
+    flushed: Cell<usize>,
+    written: Cell<u64>,
     capacity: usize,
+    /// Who keeps the queue open: one tail, or during a switch two.
+    tails: Cell<usize>,
     channel: RefCell<Option<Waker>>,
     /// Those who wait for room in the queue.
     waiting: RefCell<Vec<Waker>>,
@@ -30,6 +37,8 @@ pub(crate) enum Entry<T> {
     Close,
     CloseOutput,
     Message(T, Option<Promise>),
+    /// Resolved when everything before it has been taken.
+    Promise(Promise),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -57,7 +66,10 @@ impl<T> Writer<T> {
     pub fn new(capacity: usize) -> Self {
         Writer(Rc::new(Outbox {
             queue: RefCell::default(),
+            flushed: Cell::new(0),
+            written: Cell::new(0),
             capacity: capacity.max(1),
+            tails: Cell::new(0),
             channel: RefCell::default(),
             waiting: RefCell::default(),
             state: Cell::new(State::Open),
@@ -70,7 +82,27 @@ impl<T> Writer<T> {
     /// # Errors
     /// The message.
     pub fn try_write(&self, msg: T) -> Result<(), T> {
+        self.put(msg, None)?;
+        self.0.flush();
+        Ok(())
+    }
+
+    /// Like [`try_write`](Writer::try_write), but the message waits until something is flushed or written behind it.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_queue(&self, msg: T) -> Result<(), T> {
         self.put(msg, None)
+    }
+
+    /// Like [`try_queue`](Writer::try_queue); gives a future that resolves when the kernel has taken the message.
+    ///
+    /// # Errors
+    /// The message.
+    pub fn try_queue_acked(&self, msg: T) -> Result<Written, T> {
+        let (promise, written) = promise();
+        self.put(msg, Some(promise))?;
+        Ok(written)
     }
 
     /// Like [`try_write`](Writer::try_write); gives a future that resolves when the kernel has taken the message.
@@ -78,17 +110,46 @@ impl<T> Writer<T> {
     /// # Errors
     /// The message.
     pub fn try_send(&self, msg: T) -> Result<Written, T> {
+        let written = self.try_queue_acked(msg)?;
+        self.0.flush();
+        Ok(written)
+    }
+
+    /// Everything queued is written, and waits until the kernel has taken it.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when the channel has closed before.
+    pub async fn flush(&self) -> Result<(), ChannelClosed> {
+        self.flush_queued();
+        self.with_room((), Self::try_flush).await?.await
+    }
+
+    /// Everything queued is written.
+    pub fn flush_queued(&self) {
+        self.0.flush();
+    }
+
+    /// Like [`flush_queued`](Writer::flush_queued), for whoever knows that the channel is about to end its turn: nothing
+    /// is woken for it.
+    pub fn flush_in_turn(&self) {
+        self.0.flush_all();
+    }
+
+    fn try_flush(&self, (): ()) -> Result<Written, ()> {
+        if !self.0.has_room() {
+            return Err(());
+        }
         let (promise, written) = promise();
-        self.put(msg, Some(promise))?;
+        self.0.push(Entry::Promise(promise));
+        self.0.flush();
         Ok(written)
     }
 
     fn put(&self, msg: T, promise: Option<Promise>) -> Result<(), T> {
-        let outbox = &*self.0;
-        if outbox.state.get() != State::Open || outbox.queue.borrow().len() >= outbox.capacity {
+        if !self.0.has_room() {
             return Err(msg);
         }
-        outbox.push(Entry::Message(msg, promise));
+        self.0.push(Entry::Message(msg, promise));
         Ok(())
     }
 
@@ -108,21 +169,29 @@ impl<T> Writer<T> {
         self.with_room(msg, Self::try_send).await?.await
     }
 
-    async fn with_room<R>(&self, msg: T, put: fn(&Self, T) -> Result<R, T>) -> Result<R, ChannelClosed> {
+    async fn with_room<M, R>(&self, msg: M, put: fn(&Self, M) -> Result<R, M>) -> Result<R, ChannelClosed> {
         let mut msg = Some(msg);
         poll_fn(|task| {
-            let Some(unwritten) = msg.take() else { return Poll::Pending };
-            match put(self, unwritten) {
-                Ok(done) => Poll::Ready(Ok(done)),
-                Err(_) if self.0.state.get() != State::Open => Poll::Ready(Err(ChannelClosed)),
-                Err(back) => {
-                    msg = Some(back);
-                    self.0.wait(task.waker());
-                    Poll::Pending
-                }
-            }
+            ready!(self.poll_ready(task))?;
+            let put = msg.take().and_then(|msg| put(self, msg).ok());
+            Poll::Ready(put.ok_or(ChannelClosed)) // there was room for it
         })
         .await
+    }
+
+    /// Ready when there is room for a message. Otherwise the task is woken when there is.
+    ///
+    /// # Errors
+    /// [`ChannelClosed`], when there will be none.
+    pub fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
+        if self.0.has_room() {
+            Poll::Ready(Ok(()))
+        } else if self.0.state.get() != State::Open {
+            Poll::Ready(Err(ChannelClosed))
+        } else {
+            self.0.wait(task.waker());
+            Poll::Pending
+        }
     }
 
     /// Closes the channel once everything queued has been sent. Those who wait for room in the queue are refused.
@@ -140,8 +209,24 @@ impl<T> Writer<T> {
         if self.0.state.get() == State::Open {
             self.0.state.set(State::Closing);
             self.0.push(last);
+            self.0.flush();
             self.0.wake_waiting();
         }
+    }
+
+    /// Messages that are queued.
+    pub fn queued(&self) -> usize {
+        self.0.queue.borrow().len()
+    }
+
+    /// Messages that have been handed to the stages.
+    pub fn written(&self) -> u64 {
+        self.0.written.get()
+    }
+
+    /// Whether messages can be written: neither is the channel closed, nor has this side asked for that.
+    pub fn is_open(&self) -> bool {
+        self.0.state.get() == State::Open
     }
 
     /// Whether the channel is closed.
@@ -149,8 +234,34 @@ impl<T> Writer<T> {
         self.0.state.get() == State::Closed
     }
 
+    /// Keeps the queue from being shut while no tail drains it.
+    pub fn attach(&self) -> Attachment<T> {
+        self.0.tails.set(self.0.tails.get() + 1);
+        Attachment(self.0.clone())
+    }
+}
+
+/// What keeps a [`Writer`]'s queue from being shut. A tail that drains it has one; when the last is dropped, what is
+/// queued will not be written.
+pub struct Attachment<T>(Rc<Outbox<T>>);
+
+impl<T> Attachment<T> {
     pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
         self.0.clone()
+    }
+
+    /// Whether somebody else keeps the queue open too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.tails.get() > 1
+    }
+}
+
+impl<T> Drop for Attachment<T> {
+    fn drop(&mut self) {
+        self.0.tails.set(self.0.tails.get() - 1);
+        if self.0.tails.get() == 0 {
+            self.0.shut();
+        }
     }
 }
 
@@ -162,15 +273,26 @@ impl<T> Clone for Writer<T> {
 
 impl<T> Outbox<T> {
     pub(crate) fn open(&self, channel: Waker) {
-        if !self.queue.borrow().is_empty() {
+        if self.flushed.get() > 0 {
             channel.wake_by_ref();
         }
         self.channel.replace(Some(channel));
     }
 
-    /// The next entry. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
+    /// The next entry that is to be written now. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
     pub(crate) fn pop(&self) -> Option<Entry<T>> {
-        self.queue.borrow_mut().pop_front()
+        let left = self.flushed.get().checked_sub(1)?;
+        self.flushed.set(left);
+        let entry = self.queue.borrow_mut().pop_front();
+        if let Some(Entry::Message(..)) = entry {
+            self.written.set(self.written.get() + 1);
+        }
+        entry
+    }
+
+    /// All that is queued is to be written.
+    pub(crate) fn flush_all(&self) {
+        self.flushed.set(self.queue.borrow().len());
     }
 
     pub(crate) fn made_room(&self) {
@@ -180,16 +302,25 @@ impl<T> Outbox<T> {
     }
 
     /// The channel is closed: what is still queued will not be written.
-    pub(crate) fn shut(&self) {
+    fn shut(&self) {
         self.state.set(State::Closed);
         self.channel.take();
+        self.flushed.set(0);
         let left = self.queue.take();
         self.wake_waiting();
         drop(left);
     }
 
+    fn has_room(&self) -> bool {
+        self.state.get() == State::Open && self.queue.borrow().len() < self.capacity
+    }
+
     fn push(&self, entry: Entry<T>) {
         self.queue.borrow_mut().push_back(entry);
+    }
+
+    fn flush(&self) {
+        self.flush_all();
         if let Some(channel) = &*self.channel.borrow() {
             channel.wake_by_ref();
         }

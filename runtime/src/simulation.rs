@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::blocking::BlockingPool;
 use crate::counters::Counters;
 use crate::driver::Driver;
-use crate::driver::sim::{Line, Sim, World};
+use crate::driver::sim::{Answer, Line, Sim, World};
 use crate::local::Local;
 use crate::mailbox::{self, Mailbox};
 use crate::runtime::{Registered, Remote};
@@ -54,7 +54,7 @@ pub struct Simulation {
 
 /// The other side of a connection, played by a test.
 #[derive(Clone)]
-pub struct Peer(Rc<RefCell<Line>>);
+pub struct Far(Rc<RefCell<Line>>);
 
 /// Runs a test with each of these seeds. A seed that fails is named, and `PERIHELION_SEED` repeats it alone.
 ///
@@ -158,24 +158,34 @@ impl Simulation {
     }
 
     /// A connected socket, for [`Io::open`], and its peer.
-    pub fn connected(&mut self) -> (OwnedFd, Peer) {
+    pub fn connected(&mut self) -> (OwnedFd, Far) {
         let (fd, line) = self.world.borrow_mut().connected();
-        (fd, Peer(line))
+        (fd, Far(line))
     }
 
     /// A peer that connects to a listener of this worker.
-    pub fn knock(&mut self) -> Peer {
-        Peer(self.world.borrow_mut().knock())
+    pub fn knock(&mut self) -> Far {
+        Far(self.world.borrow_mut().knock())
     }
 
-    /// From now on connects to this address are answered; to others they are refused.
+    /// From now on connects to this address are answered. At first all are refused.
     pub fn answer_at(&mut self, address: SocketAddr) {
-        self.world.borrow_mut().answer_at(address);
+        self.world.borrow_mut().answer_at(address, Answer::Accepted);
+    }
+
+    /// From now on connects to this address are refused.
+    pub fn refuse_at(&mut self, address: SocketAddr) {
+        self.world.borrow_mut().answer_at(address, Answer::Refused);
+    }
+
+    /// From now on connects to this address get no answer.
+    pub fn ignore_at(&mut self, address: SocketAddr) {
+        self.world.borrow_mut().answer_at(address, Answer::Nothing);
     }
 
     /// The next connect that was answered.
-    pub fn answered(&mut self) -> Option<Peer> {
-        self.world.borrow_mut().answered().map(Peer)
+    pub fn answered(&mut self) -> Option<Far> {
+        self.world.borrow_mut().answered().map(Far)
     }
 
     fn inside<R>(&mut self, call: impl FnOnce(&mut Worker, &RefCell<World>, &Local) -> R) -> R {
@@ -234,7 +244,7 @@ impl Drop for Simulation {
     }
 }
 
-impl Peer {
+impl Far {
     /// Sends bytes to the endpoint.
     pub fn send(&self, bytes: impl AsRef<[u8]>) {
         self.0.borrow_mut().inbound.extend(bytes.as_ref());

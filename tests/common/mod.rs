@@ -72,7 +72,7 @@ impl Fixture {
     /// A server on a free port of the IPv4 loopback.
     pub(crate) fn serve<P>(
         &self,
-        make: impl Fn(&Connection<'_>) -> P + Send + Sync + 'static,
+        make: impl Fn(&NewConnection<'_>) -> P + Send + Sync + 'static,
     ) -> (RunningServer, SocketAddr)
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
@@ -83,7 +83,7 @@ impl Fixture {
     pub(crate) fn serve_on<P>(
         &self,
         address: &str,
-        make: impl Fn(&Connection<'_>) -> P + Send + Sync + 'static,
+        make: impl Fn(&NewConnection<'_>) -> P + Send + Sync + 'static,
     ) -> (RunningServer, SocketAddr)
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
@@ -150,7 +150,7 @@ pub(crate) fn frames() -> LengthPrefixed {
 }
 
 /// The server that most tests need beside what they test.
-pub(crate) fn echo(_connection: &Connection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
+pub(crate) fn echo(_connection: &NewConnection<'_>) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
     codec(frames()).tail(Echo)
 }
 

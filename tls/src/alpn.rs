@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use perihelion_pipeline::{Context, Error, Event, Pipeline, Result, SwitchKey, Tail, transport};
 use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
 use crate::{Established, Session};
 
@@ -38,13 +39,14 @@ pub fn by_protocol(
 pub struct Chosen<'a, 'c> {
     cx: &'a mut Context<'c, Bytes>,
     key: &'a SwitchKey<Bytes, Bytes>,
+    session: Option<Rc<Session>>,
     went_on: bool,
 }
 
 impl Chosen<'_, '_> {
     /// Its name. `None` where the sides did not negotiate one, or there is no TLS.
     pub fn protocol(&self) -> Option<&[u8]> {
-        self.cx.get::<Session>()?.protocol()
+        self.session.as_ref()?.protocol()
     }
 
     /// From here on, the connection has this pipeline above TLS.
@@ -89,7 +91,8 @@ impl<F: FnOnce(&mut Chosen<'_, '_>) -> Result<()>> Tail for Undecided<F> {
             return Ok(());
         }
         let Some(choose) = self.choose.take() else { return Ok(()) };
-        let mut chosen = Chosen { cx, key: &self.key, went_on: false };
+        let session = cx.get();
+        let mut chosen = Chosen { cx, key: &self.key, session, went_on: false };
         choose(&mut chosen)?;
         if chosen.went_on {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Connections that a task takes when it wants them.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Pipeline, Runner};
+use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Stack, TailStage};
 use perihelion_runtime::{Completion, Config, Endpoint, EndpointId, Io, defer};
 use socket2::Socket;
 use std::any::Any;
@@ -16,10 +16,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::admission::{Admission, Place, Refusals};
+use crate::channel::NewChannel;
 use crate::entrance::Entrance;
 use crate::group::Group;
-use crate::watch::ChannelHandle;
-use crate::{Address, Connection, Error, Server};
+use crate::{
+    Address, Addresses, ChannelHandle, Connection, Error, NewConnection, Peer, PeerTail, Server, Side,
+};
 
 /// Listens on one worker, and accepts a connection when a task asks for one; until then, connections wait in the
 /// kernel's backlog. Dropped, it is [closed](Acceptor::close).
@@ -135,7 +137,7 @@ impl Accepted {
     /// # Errors
     /// When the other side is gone already.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Connection::new(self.fd.as_fd()).peer_addr()
+        NewConnection::accepted(self.fd.as_fd()).peer_addr()
     }
 
     /// This side's address. Takes a system call.
@@ -143,19 +145,46 @@ impl Accepted {
     /// # Errors
     /// What the operating system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Connection::new(self.fd.as_fd()).local_addr()
+        NewConnection::accepted(self.fd.as_fd()).local_addr()
     }
 
     /// Opens the channel, with this pipeline.
     ///
     /// # Panics
-    /// Outside a worker.
+    /// Outside a worker, and inside a stage of another channel of the same acceptor.
     pub fn pipeline<P>(self, pipeline: P) -> ChannelHandle
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
+        self.open(|group, addresses| ChannelHandle::open(group, Side::Accepted, addresses, pipeline))
+    }
+
+    /// Opens the channel, with no protocol on it yet.
+    ///
+    /// # Panics
+    /// As for [`pipeline`](Accepted::pipeline).
+    pub fn connection(self) -> Connection {
+        self.open(|group, addresses| Connection::new(group, Side::Accepted, addresses))
+    }
+
+    /// Opens the channel, as a [`Peer`] with these stages.
+    ///
+    /// # Panics
+    /// As for [`pipeline`](Accepted::pipeline).
+    pub fn peer<S>(self, stages: Builder<S>) -> Peer<S::Up, S::Down>
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>> + 'static,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        self.open(|group, addresses| Peer::open(group, Side::Accepted, addresses, stages))
+    }
+
+    fn open<T>(self, make: impl FnOnce(&Group, Option<Addresses>) -> (NewChannel, T)) -> T {
         let Accepted { place, fd, group } = self;
-        ChannelHandle::open(fd, group, place, |channel| Runner::new(pipeline, channel))
+        let addresses = NewConnection::accepted(fd.as_fd()).addresses().ok();
+        let (channel, opened) = make(&group, addresses);
+        channel.open(fd, group, place);
+        opened
     }
 }
 

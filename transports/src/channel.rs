@@ -1,15 +1,46 @@
 //! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
 
 use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer};
 use std::any::Any;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
 use crate::admission::Place;
+use crate::function::Function;
 use crate::group::{Group, Notice, Order};
-use crate::watch::Watch;
+use crate::watch::{Watch, Wish};
+
+/// A pipeline for a connection, who wants to know of its channel's end, and the function that it belongs to.
+pub(crate) struct NewChannel {
+    pub(crate) runner: Runner,
+    pub(crate) watch: Option<Rc<Watch>>,
+    pub(crate) function: Option<Function>,
+}
+
+impl NewChannel {
+    /// The connection belongs to this asynchronous function.
+    pub(crate) fn run_by(mut self, function: impl Future<Output = ()> + 'static) -> Self {
+        let turn = self.watch.as_ref().map(|watch| Rc::clone(watch.turn())).unwrap_or_default();
+        self.function = Some(Function::new(&turn, function));
+        self
+    }
+
+    /// Opens the channel on this worker, when what runs now has returned.
+    pub(crate) fn open(self, fd: OwnedFd, group: Rc<Group>, place: Place) {
+        let unopened = self.watch.clone();
+        defer(move |io| {
+            let opened = io.open(fd, |io, id| Channel::new(io, id, self, group, place));
+            if opened.is_err()
+                && let Some(watch) = unopened
+            {
+                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
+            }
+        });
+    }
+}
 
 /// A connection and its pipeline.
 ///
@@ -29,6 +60,8 @@ pub(crate) struct Channel {
     timer: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
+    /// What the connection belongs to, if it is an asynchronous function.
+    function: Option<Function>,
     /// Given back when the channel is dropped.
     _place: Place,
 }
@@ -73,9 +106,8 @@ impl Channel {
     pub(crate) fn new(
         io: &mut Io,
         id: EndpointId,
-        runner: Runner,
+        NewChannel { runner, watch, function }: NewChannel,
         group: Rc<Group>,
-        watch: Option<Rc<Watch>>,
         place: Place,
     ) -> Self {
         group.channel_opened();
@@ -93,6 +125,7 @@ impl Channel {
             finishing: false,
             timer: None,
             watch,
+            function,
             _place: place,
         };
         // The stages are told when the channel can be called: a panic in one of them is then the channel's own.
@@ -131,7 +164,16 @@ impl Channel {
         }
     }
 
+    fn run_function(&mut self, io: &Io) {
+        if let Some(function) = &mut self.function
+            && function.run(&io.waker(self.id))
+        {
+            self.function = None;
+        }
+    }
+
     fn open(&mut self, io: &mut Io) {
+        self.run_function(io); // first, so that it can say who gets frames
         self.state = State::Open;
         self.run(io, |runner, ch| runner.open(ch));
     }
@@ -262,7 +304,10 @@ impl Channel {
             report(reason);
         }
         if let Some(watch) = self.watch.take() {
-            watch.closed(reason.map(ToString::to_string));
+            watch.closed(ch.now(), reason.map(ToString::to_string));
+        }
+        if let Some(function) = self.function.take() {
+            function.spawn();
         }
     }
 }
@@ -304,11 +349,14 @@ impl Endpoint for Channel {
         self.finishing = false;
         match self.state {
             State::Fresh => self.open(io),
+            State::Open | State::Closing if self.function.as_ref().is_some_and(Function::is_due) => {
+                self.run_function(io);
+            }
             State::Open | State::Closing => {}
             State::Lingering | State::Closed => return,
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
-        self.group.count_messages();
+        self.group.count_work();
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }
@@ -329,8 +377,11 @@ impl Endpoint for Channel {
     }
 
     fn wake(&mut self, io: &mut Io) {
-        if self.watch.as_ref().is_some_and(|watch| watch.take_close()) {
-            self.close(io);
+        self.run_function(io);
+        match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
+            None => {}
+            Some(Wish::Close) => self.close(io),
+            Some(Wish::Abort) => return self.end(io, How::Reset),
         }
         if self.state == State::Open {
             self.run(io, |runner, ch| runner.resume(ch));
@@ -364,7 +415,8 @@ impl Drop for Channel {
     /// Counted here rather than at the channel's end, which a panic may have kept from coming, or from being whole.
     fn drop(&mut self) {
         if let Some(watch) = self.watch.take() {
-            watch.closed(Some("a stage of the channel panicked, or its worker stopped".into()));
+            let now = self.group.channel.borrow().now();
+            watch.closed(now, Some("a stage of the channel panicked, or its worker stopped".into()));
         }
         self.group.channel_closed();
     }

@@ -1,6 +1,6 @@
 //! Connects a socket, and hands it on.
 
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, TimerId, defer};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, defer};
 use socket2::Socket;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -8,15 +8,24 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 
-/// A socket while it is being connected.
+/// A socket on its way to being connected. Dropped, it closes the socket at once.
+pub(crate) struct Connecting(Rc<Attempt>);
+
+#[derive(Default)]
+struct Attempt {
+    outcome: Outcome<io::Result<OwnedFd>>,
+    /// Of the connector, which closes the socket when nobody waits for the outcome any more.
+    connector: Cell<Option<Waker>>,
+}
+
+/// The socket on the event loop.
 struct Connector {
     id: EndpointId,
-    deadline: TimerId,
-    result: Rc<Outcome<io::Result<OwnedFd>>>,
+    attempt: Weak<Attempt>,
 }
 
 /// What a task waits for and the event loop finds out.
@@ -30,38 +39,56 @@ struct Outcome<R> {
 /// # Panics
 /// Outside a worker.
 pub(crate) async fn on_loop<R: 'static>(call: impl FnOnce(&mut Io) -> R + 'static) -> R {
-    let outcome = Rc::new(Outcome::new());
+    let outcome = Rc::new(Outcome::default());
     let result = Rc::clone(&outcome);
     defer(move |io| result.set(call(io)));
-    outcome.get().await
+    poll_fn(|task| outcome.poll(task)).await
 }
 
-/// Connects a socket of this worker, within this time.
+/// Connects a socket of this worker.
 ///
 /// # Panics
 /// Outside a worker.
-pub(crate) async fn connect(socket: Socket, address: SocketAddr, limit: Duration) -> io::Result<OwnedFd> {
-    let outcome = Rc::new(Outcome::new());
-    let result = Rc::clone(&outcome);
+pub(crate) fn connect(socket: Socket, address: SocketAddr) -> Connecting {
+    let attempt = Rc::<Attempt>::default();
+    let weak = Rc::downgrade(&attempt);
     defer(move |io| {
-        let theirs = Rc::clone(&result);
+        let Some(attempt) = weak.upgrade() else { return };
         let opened = io.open(socket, |io, id| {
-            let at = io.now() + limit;
-            Connector { id, deadline: io.set_timer(id, 0, at), result: theirs }
+            attempt.connector.set(Some(io.waker(id)));
+            Connector { id, attempt: weak }
         });
         match opened {
             Ok(id) => io.connect(id, address),
-            Err(_) => result.set(Err(io::Error::other("the worker can't hold more connections"))),
+            Err(_) => attempt.outcome.set(Err(io::Error::other("the worker can't hold more connections"))),
         }
     });
-    outcome.get().await
+    Connecting(attempt)
+}
+
+impl Future for Connecting {
+    type Output = io::Result<OwnedFd>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        self.0.outcome.poll(task)
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        if let Some(connector) = self.0.connector.take() {
+            connector.wake();
+        }
+    }
+}
+
+impl<R> Default for Outcome<R> {
+    fn default() -> Self {
+        Outcome { result: Cell::new(None), waiter: RefCell::new(None) }
+    }
 }
 
 impl<R> Outcome<R> {
-    fn new() -> Self {
-        Outcome { result: Cell::new(None), waiter: RefCell::new(None) }
-    }
-
     fn set(&self, result: R) {
         self.result.set(Some(result));
         if let Some(waiter) = self.waiter.take() {
@@ -69,36 +96,36 @@ impl<R> Outcome<R> {
         }
     }
 
-    async fn get(&self) -> R {
-        poll_fn(|task| match self.result.take() {
+    fn poll(&self, task: &mut Context<'_>) -> Poll<R> {
+        match self.result.take() {
             Some(result) => Poll::Ready(result),
             None => {
                 self.waiter.replace(Some(task.waker().clone()));
                 Poll::Pending
             }
-        })
-        .await
+        }
     }
 }
 
 impl Endpoint for Connector {
     fn complete(&mut self, io: &mut Io, completion: Completion) {
         let Completion::Connected(result) = completion else { unreachable!("a connector only connects") };
-        io.cancel_timer(self.deadline);
-        let mut released = || io.release(self.id).ok_or_else(|| io::Error::other("the socket is in use"));
-        self.result.set(result.and_then(|()| released()));
+        if let Some(attempt) = self.attempt.upgrade() {
+            let mut released = || io.release(self.id).ok_or_else(|| io::Error::other("the socket is in use"));
+            attempt.outcome.set(result.and_then(|()| released()));
+        }
         io.close(self.id);
     }
 
     fn finish_turn(&mut self, _io: &mut Io) {}
 
-    fn wake(&mut self, _io: &mut Io) {}
-
-    fn timer(&mut self, io: &mut Io, _key: u32) {
-        let error = io::Error::new(io::ErrorKind::TimedOut, "no answer within channel.connect_ms");
-        self.result.set(Err(error));
-        io.close(self.id);
+    fn wake(&mut self, io: &mut Io) {
+        if self.attempt.strong_count() == 0 {
+            io.close(self.id);
+        }
     }
+
+    fn timer(&mut self, _io: &mut Io, _key: u32) {}
 
     fn notify(&mut self, _io: &mut Io, _notice: &dyn Any) {}
 }

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::thread;
 
-use crate::Connection;
+use crate::NewConnection;
 use crate::admission::{Admission, Candidate, Refusal};
 
-type Filter = Arc<dyn Fn(&Connection<'_>) -> bool + Send + Sync>;
+type Filter = Arc<dyn Fn(&NewConnection<'_>) -> bool + Send + Sync>;
 type AsyncFilter = Arc<dyn Fn(&OwnedFd) -> Pin<Box<dyn Future<Output = bool> + '_>> + Send + Sync>;
 
 /// The filters of a server. A connection must be wanted by both.
@@ -27,18 +27,18 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
-    pub(crate) fn set(&mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) {
+    pub(crate) fn set(&mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) {
         self.now = Some(Arc::new(wanted));
     }
 
     pub(crate) fn set_async(
         &mut self,
-        wanted: impl AsyncFn(&Connection<'_>) -> bool + Send + Sync + 'static,
+        wanted: impl AsyncFn(&NewConnection<'_>) -> bool + Send + Sync + 'static,
     ) {
         let wanted = Arc::new(wanted);
         self.later = Some(Arc::new(move |fd| {
             let wanted = Arc::clone(&wanted);
-            Box::pin(async move { wanted(&Connection::new(fd.as_fd())).await })
+            Box::pin(async move { wanted(&NewConnection::accepted(fd.as_fd())).await })
         }));
     }
 
@@ -46,7 +46,7 @@ impl Filters {
     pub(crate) fn wants(&self, fd: &OwnedFd) -> bool {
         let Some(wanted) = &self.now else { return true };
         // A panic in it is the user's, and must not end the listener.
-        catch_unwind(AssertUnwindSafe(|| wanted(&Connection::new(fd.as_fd())))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| wanted(&NewConnection::accepted(fd.as_fd())))).unwrap_or_else(|_| {
             tracing::error!("the filter of connections panicked");
             false
         })

@@ -6,8 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, Waker};
+
+use crate::counters::Counters;
 
 /// What the channels of one server or client have in common on one worker.
 pub(crate) struct Group {
@@ -28,15 +29,6 @@ pub(crate) struct Group {
 
 /// A listener of a group.
 pub(crate) struct Listening(Rc<Group>);
-
-/// Published by one worker, on a cache line of its own.
-#[derive(Default)]
-#[repr(align(128))]
-pub(crate) struct Counters {
-    connections: AtomicU64,
-    closed: AtomicU64,
-    messages: AtomicU64,
-}
 
 /// A notice to all channels and listeners of a group.
 pub(crate) struct Notice {
@@ -75,13 +67,13 @@ impl Group {
 
     pub(crate) fn channel_opened(&self) {
         self.open.set(self.open.get() + 1);
-        self.counters.connections.add(1);
+        self.counters.opened();
     }
 
     pub(crate) fn channel_closed(&self) {
-        self.count_messages(); // of a channel that ended before its turn did
+        self.count_work(); // of a channel that ended before its turn did
         self.open.set(self.open.get() - 1);
-        self.counters.closed.add(1);
+        self.counters.closed();
         self.wake_if_drained();
     }
 
@@ -91,14 +83,11 @@ impl Group {
         Listening(Rc::clone(self))
     }
 
-    /// Publishes how many messages were handled since the last time.
+    /// Publishes what was done since the last time.
     #[inline]
-    pub(crate) fn count_messages(&self) {
+    pub(crate) fn count_work(&self) {
         let channel = &mut *self.channel.borrow_mut();
-        let messages = channel.take_messages();
-        if messages > 0 {
-            self.counters.messages.add(messages);
-        }
+        self.counters.add(channel.take_work());
         let untaken = channel.take_untaken_events();
         if untaken > 0 {
             tracing::debug!(untaken, "user events that no stage took");
@@ -138,31 +127,5 @@ impl Drop for Listening {
     fn drop(&mut self) {
         self.0.listening.set(false);
         self.0.wake_if_drained();
-    }
-}
-
-impl Counters {
-    pub(crate) fn connections(&self) -> u64 {
-        self.connections.load(Relaxed)
-    }
-
-    pub(crate) fn closed(&self) -> u64 {
-        self.closed.load(Relaxed)
-    }
-
-    pub(crate) fn messages(&self) -> u64 {
-        self.messages.load(Relaxed)
-    }
-}
-
-trait Add {
-    /// Without a locked instruction: the worker is the only one that writes.
-    fn add(&self, n: u64);
-}
-
-impl Add for AtomicU64 {
-    #[inline]
-    fn add(&self, n: u64) {
-        self.store(self.load(Relaxed) + n, Relaxed);
     }
 }

@@ -8,16 +8,24 @@
 mod acceptor;
 mod address;
 mod admission;
+mod backoff;
 mod channel;
 mod client;
 mod connection;
 mod connector;
+mod counters;
 mod entrance;
 mod error;
 mod filter;
+mod function;
 mod group;
+mod happy_eyeballs;
 mod listener;
+mod middleware;
+mod new_connection;
+mod peer;
 mod per_address;
+mod reconnect;
 mod server;
 mod socket;
 pub mod testing;
@@ -26,8 +34,16 @@ mod watch;
 pub use acceptor::{Accepted, Acceptor};
 pub use address::Address;
 pub use admission::Refusals;
+pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::Connection;
-pub use error::Error;
+pub use error::{ConnectionError, Error, FailedAttempt};
+pub use middleware::Next;
+pub use new_connection::NewConnection;
+pub use peer::{
+    Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
+    Reply, Request, Slow, Subscription, Unclaimed,
+};
+pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
-pub use watch::{ChannelHandle, Closed};
+pub use watch::{Addresses, ChannelHandle, Closed, Side};

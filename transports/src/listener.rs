@@ -1,6 +1,5 @@
 //! Takes connections, and puts a channel on each.
 
-use perihelion_pipeline::{self as pipeline, Runner};
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
 use socket2::SockRef;
 use std::any::Any;
@@ -10,14 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::Connection;
+use crate::NewConnection;
 use crate::admission::{Admission, Place};
-use crate::channel::Channel;
+use crate::channel::{Channel, NewChannel};
 use crate::entrance::Entrance;
 use crate::group::{Group, Listening, Notice};
 
 /// Makes a connection's pipeline.
-pub(crate) type MakePipeline = Box<dyn Fn(&Connection<'_>, &pipeline::Channel) -> Runner>;
+pub(crate) type MakePipeline = Box<dyn Fn(&NewConnection<'_>, &Group) -> NewChannel>;
 
 pub(crate) struct Listener {
     id: EndpointId,
@@ -59,13 +58,13 @@ impl Listener {
 
     fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
         // A panic in here is the user's, and must not end the listener.
-        let make = || (self.make)(&Connection::new(fd.as_fd()), &self.group.channel.borrow());
-        let Ok(runner) = catch_unwind(AssertUnwindSafe(make)) else {
+        let make = || (self.make)(&NewConnection::accepted(fd.as_fd()), &self.group);
+        let Ok(new) = catch_unwind(AssertUnwindSafe(make)) else {
             tracing::error!("the function that makes pipelines panicked: a connection is dropped");
             return;
         };
         let group = Rc::clone(&self.group);
-        if io.open(fd, |io, id| Channel::new(io, id, runner, group, None, place)).is_err() {
+        if io.open(fd, |io, id| Channel::new(io, id, new, group, place)).is_err() {
             tracing::error!("a connection is dropped: the worker can't hold more");
         }
     }

@@ -1,7 +1,9 @@
 //! A server: listeners on all workers, and a pipeline for each connection.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Pipeline, Runner, Target};
+use perihelion_pipeline::{
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Target, Work,
+};
 use perihelion_runtime::{
     ChannelConfig, Config, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout,
 };
@@ -14,11 +16,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Refusals};
-use crate::connection::internet;
+use crate::channel::NewChannel;
+use crate::counters::Counters;
 use crate::filter::Filters;
-use crate::group::{Counters, Group, Notice, Order};
+use crate::group::{Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline};
-use crate::{Acceptor, Address, Connection, Error, socket};
+use crate::middleware::{self, Layer, Protocol};
+use crate::new_connection::internet;
+use crate::{Acceptor, Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
@@ -57,6 +62,7 @@ pub struct Server<M = NoPipeline> {
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filters: Filters,
+    middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
@@ -88,6 +94,12 @@ pub struct ServerReport {
     pub refusals: Refusals,
     /// Messages that were handled: frames that codecs made.
     pub messages: u64,
+    /// Messages that were sent: frames that codecs encoded.
+    pub messages_out: u64,
+    /// Bytes that were received, those of TLS included.
+    pub bytes_in: u64,
+    /// Bytes that were sent, those of TLS included.
+    pub bytes_out: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
 }
@@ -107,6 +119,7 @@ impl Server {
             channel: None,
             limits: None,
             filters: Filters::default(),
+            middleware: Vec::new(),
         }
     }
 
@@ -126,16 +139,19 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// An address that is none, is a name or can't be had; limits that can't be used.
+    /// An address that is none, is a name or can't be had; limits that can't be used; middleware.
     ///
     /// # Panics
     /// Outside a worker.
     pub fn acceptor(self, config: &Config) -> Result<Acceptor, Error> {
         let address = self.address?;
         let Target::Address(wanted) = Target::from(&address) else {
-            let why = "a task needs an IP address here, for looking up a name would block its worker";
+            let why = "an acceptor needs an IP address, for looking up a name would block its worker";
             return Err(Error::InvalidAddress { address: address.to_string(), why });
         };
+        if !self.middleware.is_empty() {
+            return Err(Error::Middleware { address });
+        }
         let tcp = self.tcp.unwrap_or_else(|| config.tcp.clone());
         let limits = self.limits.unwrap_or_else(|| config.server.clone());
         limits.check()?;
@@ -147,14 +163,17 @@ impl Server {
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
-    pub fn pipeline<P>(self, make: impl Fn(&Connection<'_>) -> P + Send + Sync + 'static) -> Server<PerCore>
+    pub fn pipeline<P>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> P + Send + Sync + 'static,
+    ) -> Server<PerCore>
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         let make = Arc::new(make);
         self.pipeline_per_core(move || {
             let make = Arc::clone(&make);
-            move |connection: &Connection<'_>| make(connection)
+            move |connection: &NewConnection<'_>| make(connection)
         })
     }
 
@@ -162,16 +181,143 @@ impl Server {
     /// So state that a worker's connections share needs no lock.
     pub fn pipeline_per_core<F, P>(self, make: impl Fn() -> F + Send + Sync + 'static) -> Server<PerCore>
     where
-        F: Fn(&Connection<'_>) -> P + 'static,
+        F: Fn(&NewConnection<'_>) -> P + 'static,
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let make = PerCore(Arc::new(move || {
-            let make = make();
-            Box::new(move |connection, channel| Runner::new(make(connection), channel))
-        }));
-        let Server { address, tcp, channel, limits, filters, .. } = self;
-        Server { address, make, tcp, channel, limits, filters }
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let make = make();
+                Box::new(move |new, group| {
+                    let runner = Runner::new(make(new), &group.channel.borrow());
+                    NewChannel { runner, watch: None, function: None }
+                })
+            });
+        }
+        self.made_by(move |layers| {
+            let make = Rc::new(make());
+            let protocol: Protocol = Rc::new(move |connection| {
+                let make = Rc::clone(&make);
+                Box::pin(async move {
+                    let pipeline = make(&NewConnection::passed(&connection));
+                    Ok(connection.pipeline_until_closed(pipeline).await?)
+                })
+            });
+            connections(layers, protocol)
+        })
     }
+
+    /// Each connection is an asynchronous function's, which runs as a task on the connection's worker. When it is done
+    /// the connection is closed in order; what it fails with is logged.
+    ///
+    /// ```no_run
+    /// # use perihelion_transports::{Connection, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").connections(async |connection: Connection| {
+    ///     while let Some(bytes) = connection.read().await? {
+    ///         connection.write(bytes).await?;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn connections(
+        self,
+        serve: impl AsyncFn(Connection) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore> {
+        let serve = Arc::new(serve);
+        self.made_by(move |layers| {
+            let serve = Arc::clone(&serve);
+            let protocol: Protocol = Rc::new(move |connection| {
+                let serve = Arc::clone(&serve);
+                Box::pin(async move { serve(connection).await })
+            });
+            connections(layers, protocol)
+        })
+    }
+
+    /// Each connection is a [`Peer`], with stages from the first function, and an asynchronous function's, which runs as
+    /// a task on the connection's worker. When that is done, and nothing else holds the peer, the connection is closed in
+    /// order; what it fails with is logged. No frame is read before it has begun.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{Lines, codec};
+    /// # use perihelion_transports::{Peer, Server};
+    /// let server = Server::bind("tcp://127.0.0.1:7000").peer(
+    ///     |_conn| codec(Lines::lf(8192)),
+    ///     async |peer: Peer<String, String>| {
+    ///         while let Some(line) = peer.recv().await? {
+    ///             peer.send(line).await?;
+    ///         }
+    ///         Ok(())
+    ///     },
+    /// );
+    /// ```
+    pub fn peer<S>(
+        self,
+        make: impl Fn(&NewConnection<'_>) -> Builder<S> + Send + Sync + 'static,
+        serve: impl AsyncFn(Peer<S::Up, S::Down>) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Server<PerCore>
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>> + 'static,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let (make, serve) = (Arc::new(make), Arc::new(serve));
+        if self.middleware.is_empty() {
+            return self.made_by(move |_| {
+                let (make, serve) = (Arc::clone(&make), Arc::clone(&serve));
+                Box::new(move |new, group| {
+                    let addresses = new.addresses().ok();
+                    let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
+                    let serve = Arc::clone(&serve);
+                    channel.run_by(async move { middleware::report(serve(peer).await) })
+                })
+            });
+        }
+        self.connections(async move |connection: Connection| {
+            let stages = make(&NewConnection::passed(&connection));
+            serve(connection.peer(stages)).await
+        })
+    }
+
+    fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
+        let Server { address, tcp, channel, limits, filters, middleware, .. } = self;
+        let layers: Vec<Layer> = middleware.clone();
+        let make = PerCore(Arc::new(move || make(&layers.clone().into())));
+        Server { address, make, tcp, channel, limits, filters, middleware }
+    }
+
+    /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
+    /// connection on with `next`. What was registered first is outermost. The connection is closed when the outermost is
+    /// done.
+    ///
+    /// ```no_run
+    /// # use perihelion_pipeline::{LengthPrefixed, codec};
+    /// # use perihelion_transports::{Connection, Next, Server};
+    /// # use bytes::Bytes;
+    /// Server::bind("tcp://127.0.0.1:7000")
+    ///     .with(async |connection: Connection, next: Next| {
+    ///         let handle = connection.handle();
+    ///         let result = next.run(connection).await;
+    ///         println!("{:?} was here for {:?}", handle.addresses(), handle.alive());
+    ///         result
+    ///     })
+    ///     .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).service(async |frame: Bytes| Ok(frame)));
+    /// ```
+    pub fn with(
+        mut self,
+        call: impl AsyncFn(Connection, Next) -> pipeline::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.middleware.push(middleware::layer(call));
+        self
+    }
+}
+
+/// Makes connections that go through these layers to a protocol.
+fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
+    let layers = Rc::clone(layers);
+    Box::new(move |new, group| {
+        let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
+        let next = Next::new(&layers, &protocol);
+        channel.run_by(async move { middleware::report(next.run(connection).await) })
+    })
 }
 
 impl<M> Server<M> {
@@ -198,7 +344,7 @@ impl<M> Server<M> {
     ///     .filter(move |connection| connection.peer_addr().is_ok_and(|peer| rules.permits(peer.ip())));
     /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
     /// ```
-    pub fn filter(mut self, wanted: impl Fn(&Connection<'_>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn filter(mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filters.set(wanted);
         self
     }
@@ -222,7 +368,7 @@ impl<M> Server<M> {
     /// ```
     pub fn filter_async(
         mut self,
-        wanted: impl AsyncFn(&Connection<'_>) -> bool + Send + Sync + 'static,
+        wanted: impl AsyncFn(&NewConnection<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.filters.set_async(wanted);
         self
@@ -284,13 +430,32 @@ impl RunningServer {
     pub fn report(&self) -> ServerReport {
         let refusals = self.admission.refusals();
         let mut report = ServerReport { refused: refusals.total(), refusals, ..ServerReport::default() };
-        for counters in &self.counters {
-            let closed = counters.closed();
-            report.connections += counters.connections();
-            report.open += counters.connections().saturating_sub(closed);
-            report.messages += counters.messages();
+        for worker in self.report_by_worker() {
+            report.connections += worker.connections;
+            report.open += worker.open;
+            report.messages += worker.messages;
+            report.messages_out += worker.messages_out;
+            report.bytes_in += worker.bytes_in;
+            report.bytes_out += worker.bytes_out;
         }
         report
+    }
+
+    /// What it has done so far on each worker. What was refused is counted for the server only.
+    pub fn report_by_worker(&self) -> impl Iterator<Item = ServerReport> {
+        self.counters.iter().map(|counters| {
+            let ((connections, open), work) = (counters.connections(), counters.work());
+            let Work { messages_in: messages, messages_out, bytes_in, bytes_out } = work;
+            ServerReport {
+                connections,
+                open,
+                messages,
+                messages_out,
+                bytes_in,
+                bytes_out,
+                ..ServerReport::default()
+            }
+        })
     }
 
     /// Asks a worker to end this server. `None`: the worker has stopped.

@@ -42,6 +42,8 @@ pub(crate) fn for_connect(
 ) -> io::Result<Socket> {
     let socket = new(address, config)?;
     if let Some(local) = local {
+        // A port that is given serves attempts beside each other.
+        socket.set_reuse_address(local.port() != 0)?;
         socket.bind(&local.into())?;
     }
     Ok(socket)

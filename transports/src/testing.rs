@@ -1,19 +1,19 @@
 //! Tests of handlers and pipelines without sockets: the real channel in a made-up world.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Pipeline, Runner};
+use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Stack, TailStage};
 use perihelion_runtime::Config;
 use perihelion_runtime::simulation::Simulation;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Place;
-use crate::channel::Channel;
+use crate::channel::{Channel, NewChannel};
 use crate::group::Group;
-use crate::watch::{ChannelHandle, Watch};
+use crate::watch::{ChannelHandle, Side};
+use crate::{Connection, Peer, PeerTail};
 
-pub use perihelion_runtime::simulation::{Ending, Faults, Peer, each_seed};
+pub use perihelion_runtime::simulation::{Ending, Far, Faults, each_seed};
 
 /// A channel with its pipeline, and the peer that a test plays: the same channel that serves sockets, on the same event
 /// loop, in virtual time.
@@ -47,7 +47,7 @@ pub use perihelion_runtime::simulation::{Ending, Faults, Peer, each_seed};
 /// ```
 pub struct TestChannel {
     simulation: Simulation,
-    peer: Peer,
+    far: Far,
     handle: ChannelHandle,
 }
 
@@ -72,44 +72,80 @@ impl TestChannel {
     ///
     /// # Panics
     /// If the worker can't take the channel.
-    pub fn on<P>(mut simulation: Simulation, config: &Config, pipeline: P) -> Self
+    pub fn on<P>(simulation: Simulation, config: &Config, pipeline: P) -> Self
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
+        let make = |group: &Group| ChannelHandle::open(group, Side::Accepted, None, pipeline);
+        Self::with(simulation, config, make, |handle| handle.clone()).0
+    }
+
+    /// A [`Peer`] with these stages, which reads from now on; and its channel.
+    ///
+    /// # Panics
+    /// If the worker can't take the channel.
+    pub fn peer<S>(
+        simulation: Simulation,
+        config: &Config,
+        stages: Builder<S>,
+    ) -> (Self, Peer<S::Up, S::Down>)
+    where
+        S: Stack<Up: 'static, Down: 'static> + FoldOnSwitch<TailStage<PeerTail<S::Up, S::Down>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let make = |group: &Group| Peer::open(group, Side::Accepted, None, stages);
+        let (channel, peer) = Self::with(simulation, config, make, |peer| (***peer).clone());
+        (channel, peer)
+    }
+
+    /// A [`Connection`], and its channel.
+    ///
+    /// # Panics
+    /// If the worker can't take the channel.
+    pub fn connection(simulation: Simulation, config: &Config) -> (Self, Connection) {
+        let make = |group: &Group| Connection::new(group, Side::Accepted, None);
+        Self::with(simulation, config, make, Connection::handle)
+    }
+
+    fn with<T>(
+        mut simulation: Simulation,
+        config: &Config,
+        make: impl FnOnce(&Group) -> (NewChannel, T),
+        handle: impl FnOnce(&T) -> ChannelHandle,
+    ) -> (Self, T) {
         let group = Group::new(&config.channel, &config.tcp, Arc::default());
-        let runner = Runner::new(pipeline, &group.channel.borrow());
-        let watch = Rc::new(Watch::default());
-        let theirs = Rc::clone(&watch);
-        let (fd, peer) = simulation.connected();
-        let opened = simulation.io(|io| {
-            io.open(fd, |io, id| Channel::new(io, id, runner, group, Some(theirs), Place::uncounted()))
+        let (fd, far) = simulation.connected();
+        let (opened, made) = simulation.io(|io| {
+            let (new, made) = make(&group);
+            (io.open(fd, |io, id| Channel::new(io, id, new, group, Place::uncounted())), made)
         });
         assert!(opened.is_ok(), "the worker can't hold more connections");
         simulation.run();
-        TestChannel { simulation, peer, handle: ChannelHandle(watch) }
+        let handle = handle(&made);
+        (TestChannel { simulation, far, handle }, made)
     }
 
     /// The peer sends these bytes, and the channel does what it does then.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.peer.send(bytes);
+        self.far.send(bytes);
         self.simulation.run();
     }
 
     /// The peer sends no more.
     pub fn end(&mut self) {
-        self.peer.end();
+        self.far.end();
         self.simulation.run();
     }
 
     /// The peer resets the connection.
     pub fn reset(&mut self) {
-        self.peer.reset();
+        self.far.reset();
         self.simulation.run();
     }
 
     /// The peer takes so many bytes more and no others, or any number.
     pub fn set_window(&mut self, bytes: Option<usize>) {
-        self.peer.set_window(bytes);
+        self.far.set_window(bytes);
         self.simulation.run();
     }
 
@@ -127,7 +163,7 @@ impl TestChannel {
     /// What the peer has received since the last call.
     pub fn received(&mut self) -> Vec<u8> {
         self.simulation.run();
-        self.peer.received()
+        self.far.received()
     }
 
     /// `None` while the channel is open; then the reason, unless it was closed in order.
@@ -137,7 +173,7 @@ impl TestChannel {
 
     /// How far the peer sees the connection ended.
     pub fn peer_sees(&self) -> Ending {
-        self.peer.sees()
+        self.far.sees()
     }
 
     /// The world that it is in: for tasks, timers and other connections.

@@ -1,99 +1,233 @@
-//! A task's view of its channel: when it is closed, and the wish to close it.
+//! A channel as tasks on its worker see it: what is known about it, when it is closed, and the wish to close it.
 
-use perihelion_pipeline::{self as pipeline, Runner};
-use perihelion_runtime::defer;
+use bytes::Bytes;
+use perihelion_pipeline::{Features, Pipeline, Runner, Traffic};
+use perihelion_runtime::now;
 use std::cell::{Cell, RefCell};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use crate::admission::Place;
-use crate::channel::Channel;
+use crate::channel::NewChannel;
+use crate::function::Turn;
 use crate::group::Group;
+use crate::{ConnectionError, NewConnection};
 
-/// Shared by a channel and its handle.
-#[derive(Default)]
+/// Shared by a channel and its handles.
 pub(crate) struct Watch {
+    side: Side,
+    turn: Rc<Turn>,
+    features: Features,
+    traffic: Traffic,
+    since: Cell<Instant>,
     stage: RefCell<Stage>,
     /// Those who wait for the end.
     waiting: RefCell<Vec<Waker>>,
-    wants_close: Cell<bool>,
+    wish: Cell<Option<Wish>>,
 }
 
-#[derive(Default)]
 enum Stage {
     /// The channel is on its way to the event loop.
-    #[default]
     New,
     /// With the channel's waker.
     Open(Waker),
-    Closed(Option<String>),
+    Closed {
+        reason: Option<String>,
+        after: Duration,
+    },
+}
+
+/// How a handle wants its channel to end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wish {
+    Close,
+    Abort,
+}
+
+/// Who has made a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The other side has: this one has accepted it.
+    Accepted,
+    /// This side has.
+    Connected,
+}
+
+/// The two ends of a connection: a [feature](Features) of it. Middleware that learns of another address than the
+/// socket's, such as that of a client behind a proxy, replaces it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The other side's.
+    pub peer: SocketAddr,
+    /// This side's.
+    pub local: SocketAddr,
 }
 
 impl Watch {
+    /// Of the channel that this runner is for.
+    pub(crate) fn new(
+        runner: &mut Runner,
+        turn: Rc<Turn>,
+        side: Side,
+        addresses: Option<Addresses>,
+        now: Instant,
+    ) -> Rc<Self> {
+        let features = Features::default();
+        if let Some(addresses) = addresses {
+            features.insert(addresses);
+        }
+        runner.set_features(features.clone());
+        Rc::new(Watch {
+            side,
+            turn,
+            features,
+            traffic: runner.traffic(now),
+            since: Cell::new(now),
+            stage: RefCell::new(Stage::New),
+            waiting: RefCell::default(),
+            wish: Cell::default(),
+        })
+    }
+
+    /// The connection has been made, with this socket.
+    pub(crate) fn connected(&self, socket: BorrowedFd<'_>, now: Instant) {
+        self.since.set(now);
+        if let Ok(addresses) = NewConnection::accepted(socket).addresses() {
+            self.features.insert(addresses);
+        }
+    }
+
     pub(crate) fn opened(&self, channel: Waker) {
-        if self.wants_close.get() {
+        if self.wish.get().is_some() {
             channel.wake_by_ref();
         }
         self.stage.replace(Stage::Open(channel));
     }
 
-    pub(crate) fn closed(&self, reason: Option<String>) {
-        self.stage.replace(Stage::Closed(reason));
+    pub(crate) fn closed(&self, now: Instant, reason: Option<String>) {
+        let after = now.saturating_duration_since(self.since.get());
+        self.stage.replace(Stage::Closed { reason, after });
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
     /// `None` while the channel is not closed.
     pub(crate) fn reason(&self) -> Option<Option<String>> {
         match &*self.stage.borrow() {
-            Stage::Closed(reason) => Some(reason.clone()),
+            Stage::Closed { reason, .. } => Some(reason.clone()),
             Stage::New | Stage::Open(_) => None,
         }
     }
 
-    pub(crate) fn take_close(&self) -> bool {
-        self.wants_close.take()
+    /// Of the channel's function.
+    pub(crate) fn turn(&self) -> &Rc<Turn> {
+        &self.turn
+    }
+
+    pub(crate) fn take_wish(&self) -> Option<Wish> {
+        self.wish.take()
+    }
+
+    fn want(&self, wish: Wish) {
+        self.wish.set(self.wish.get().max(Some(wish)));
+        if let Stage::Open(channel) = &*self.stage.borrow() {
+            channel.wake_by_ref();
+        }
     }
 }
 
-/// An open channel of a client or an acceptor. Dropped, it leaves the channel alone.
+/// An open channel, for tasks on its worker. Clones are the same channel; when all are dropped, the channel stays.
+#[derive(Clone)]
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
-    /// Opens a channel on this worker: not at once, for whoever asks may be a stage of another, and then the group's
-    /// state is in use.
-    pub(crate) fn open(
-        fd: OwnedFd,
-        group: Rc<Group>,
-        place: Place,
-        make: impl FnOnce(&pipeline::Channel) -> Runner + 'static,
-    ) -> Self {
-        let watch = Rc::new(Watch::default());
-        let theirs = Rc::clone(&watch);
-        defer(move |io| {
-            let unopened = Rc::clone(&theirs);
-            let runner = make(&group.channel.borrow());
-            if io.open(fd, |io, id| Channel::new(io, id, runner, group, Some(theirs), place)).is_err() {
-                unopened.closed(Some("the worker can't hold more connections".into()));
-            }
-        });
-        ChannelHandle(watch)
+    /// A channel with this pipeline.
+    pub(crate) fn open<P>(
+        group: &Group,
+        side: Side,
+        addresses: Option<Addresses>,
+        pipeline: P,
+    ) -> (NewChannel, Self)
+    where
+        P: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let mut runner = Runner::new(pipeline, &group.channel.borrow());
+        let watch = Watch::new(&mut runner, Rc::default(), side, addresses, now());
+        (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
     }
 
     /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
     /// channel closes whether it is awaited or not.
     pub fn close(&self) -> Closed {
-        self.0.wants_close.set(true);
-        if let Stage::Open(channel) = &*self.0.stage.borrow() {
-            channel.wake_by_ref();
-        }
+        self.0.want(Wish::Close);
+        self.closed()
+    }
+
+    /// Resets the connection: what was written may be lost, and the other side sees an error.
+    pub fn abort(&self) -> Closed {
+        self.0.want(Wish::Abort);
         self.closed()
     }
 
     /// Waits until the channel is closed, and gives the reason unless it was closed in order.
     pub fn closed(&self) -> Closed {
         Closed(Rc::clone(&self.0))
+    }
+
+    /// Waits until the channel is closed.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], with the reason, unless it was closed in order.
+    pub(crate) async fn ended(&self) -> Result<(), ConnectionError> {
+        match self.closed().await {
+            None => Ok(()),
+            reason => Err(ConnectionError::Closed { reason }),
+        }
+    }
+
+    /// Whether the channel is closed.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.0.stage.borrow(), Stage::Closed { .. })
+    }
+
+    /// Who has made the connection.
+    pub fn side(&self) -> Side {
+        self.0.side
+    }
+
+    /// What is known about the connection.
+    pub fn features(&self) -> &Features {
+        &self.0.features
+    }
+
+    /// What is known about the connection, of this type.
+    pub fn get<T: 'static>(&self) -> Option<Rc<T>> {
+        self.0.features.get()
+    }
+
+    /// The ends of the connection, unless it had been reset before they were asked for.
+    pub fn addresses(&self) -> Option<Addresses> {
+        self.get::<Addresses>().map(|addresses| *addresses)
+    }
+
+    /// How many bytes it has received and sent.
+    pub fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+
+    /// How long it has been open, or was until it was closed.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn alive(&self) -> Duration {
+        match *self.0.stage.borrow() {
+            Stage::Closed { after, .. } => after,
+            Stage::New | Stage::Open(_) => {
+                perihelion_runtime::now().saturating_duration_since(self.0.since.get())
+            }
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! What few channels need, behind one pointer of the channel's state: timers, promises, what tasks and stages give.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +10,8 @@ use super::Link;
 use crate::channel::StageId;
 use crate::demand::DemandCell;
 use crate::event::EventInbox;
-use crate::{Error, Promise, Target};
+use crate::traffic::TrafficCells;
+use crate::{Error, Features, Promise, Target};
 
 /// How many timers the stages of a channel may have at once.
 const TIMERS_MAX: usize = 1024;
@@ -33,8 +33,9 @@ pub(super) struct Rare {
     /// What tasks have given the stages.
     events: Option<Rc<EventInbox>>,
     demand: Option<Rc<DemandCell>>,
-    /// What stages keep for one another, of different types. So few that a search costs less than a hash.
-    values: Vec<Box<dyn Any>>,
+    features: Option<Features>,
+    /// What is counted for those who watch.
+    traffic: Option<Rc<TrafficCells>>,
     bind: Option<SocketAddr>,
     connect: Option<Target>,
 }
@@ -44,17 +45,25 @@ impl Link {
         self.rare.get_or_insert_default()
     }
 
-    pub(crate) fn insert<T: 'static>(&mut self, value: T) -> Option<T> {
-        let values = &mut self.rare().values;
-        if let Some(slot) = values.iter_mut().find_map(|value| value.downcast_mut::<T>()) {
-            return Some(std::mem::replace(slot, value));
-        }
-        values.push(Box::new(value));
-        None
+    pub(crate) fn set_features(&mut self, features: Features) {
+        self.rare().features = Some(features);
     }
 
-    pub(crate) fn get<T: 'static>(&self) -> Option<&T> {
-        self.rare.as_ref()?.values.iter().find_map(|value| value.downcast_ref())
+    pub(crate) fn features(&mut self) -> &Features {
+        self.rare().features.get_or_insert_default()
+    }
+
+    pub(crate) fn known_features(&self) -> Option<&Features> {
+        self.rare.as_ref()?.features.as_ref()
+    }
+
+    pub(crate) fn traffic(&mut self, now: Instant) -> Rc<TrafficCells> {
+        let taken = self.taken();
+        Rc::clone(self.rare().traffic.get_or_insert_with(|| TrafficCells::new(taken, now)))
+    }
+
+    pub(super) fn counted(&self) -> Option<&TrafficCells> {
+        self.rare.as_ref()?.traffic.as_deref()
     }
 
     #[cold]

@@ -246,7 +246,7 @@ impl Host {
             let unsent = in_flight - self.taken;
             assert_eq!(self.runner.queued(), unsent, "every byte counts once, on all levels");
         }
-        let messages = self.channel.take_messages();
+        let messages = self.channel.take_work().messages_in;
         self.messages += messages;
         assert!(messages <= self.limits.messages_per_turn.into(), "{messages} messages in one turn");
         if self.runner.is_closing() && self.in_flight.is_empty() && self.closed.is_none() {

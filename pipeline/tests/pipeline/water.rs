@@ -82,7 +82,7 @@ fn becoming_writable_within_a_turn_gives_no_further_messages() {
         }
         runner.sent(&mut channel, sent);
     }
-    assert_eq!(channel.take_messages(), 3);
+    assert_eq!(channel.take_work().messages_in, 3);
     assert!(runner.finish_turn(&mut channel));
 }
 

@@ -32,6 +32,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// What each channel may take.
     pub channel: ChannelConfig,
+    /// How clients come back to a server that is gone.
+    pub reconnect: ReconnectConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
     /// What a TLS handshake may take. For the program, which hands it to TLS.
@@ -157,8 +159,35 @@ pub struct ChannelConfig {
     pub close_ms: u64,
     /// How long channels may drain when their server stops, in milliseconds; then they are reset.
     pub drain_ms: u64,
-    /// How long a connect may take, in milliseconds.
+    /// How long a connect may take, in milliseconds: the look-up of the name and the attempts at all its addresses.
     pub connect_ms: u64,
+    /// How long an attempt at one of several addresses has to itself before the next one begins beside it, in
+    /// milliseconds.
+    pub connect_attempt_delay_ms: u64,
+    /// Bytes that wait for a task that reads a connection; then reading stops.
+    pub unread_bytes_max: usize,
+    /// Frames that wait for a task that receives from a peer, or for one of its subscriptions; then reading stops.
+    pub unread_frames_max: usize,
+    /// Frames that tasks may queue on one connection before they have to wait.
+    pub unsent_frames_max: usize,
+    /// Requests of one peer that may wait for replies at once; more have to wait.
+    pub requests_max: usize,
+    /// How long a request waits for its reply, in milliseconds.
+    pub request_ms: u64,
+}
+
+/// How clients come back to a server that is gone.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReconnectConfig {
+    /// The most that the first delay can be, in milliseconds.
+    pub first_ms: u64,
+    /// The most that any delay can be, in milliseconds.
+    pub max_ms: u64,
+    /// How often in a row to try again; 0 is without limit.
+    pub attempts_max: u32,
+    /// How long a connection must have been up for the delays to begin anew, in milliseconds.
+    pub stable_ms: u64,
 }
 
 /// Options of TCP sockets.
@@ -250,7 +279,19 @@ impl Default for ChannelConfig {
             close_ms: 5_000,
             drain_ms: 10_000,
             connect_ms: 10_000,
+            connect_attempt_delay_ms: 250,
+            unread_bytes_max: 64 * 1024,
+            unread_frames_max: 64,
+            unsent_frames_max: 256,
+            requests_max: 1024,
+            request_ms: 30_000,
         }
+    }
+}
+
+impl Default for ReconnectConfig {
+    fn default() -> Self {
+        ReconnectConfig { first_ms: 100, max_ms: 30_000, attempts_max: 0, stable_ms: 10_000 }
     }
 }
 
@@ -329,6 +370,33 @@ impl ChannelConfig {
     pub fn connect(&self) -> Duration {
         Duration::from_millis(self.connect_ms)
     }
+
+    /// How long an attempt at one of several addresses has to itself.
+    pub fn connect_attempt_delay(&self) -> Duration {
+        Duration::from_millis(self.connect_attempt_delay_ms)
+    }
+
+    /// How long a request waits for its reply.
+    pub fn request(&self) -> Duration {
+        Duration::from_millis(self.request_ms)
+    }
+}
+
+impl ReconnectConfig {
+    /// The most that the first delay can be.
+    pub fn first(&self) -> Duration {
+        Duration::from_millis(self.first_ms)
+    }
+
+    /// The most that any delay can be.
+    pub fn max(&self) -> Duration {
+        Duration::from_millis(self.max_ms)
+    }
+
+    /// How long a connection must have been up for the delays to begin anew.
+    pub fn stable(&self) -> Duration {
+        Duration::from_millis(self.stable_ms)
+    }
 }
 
 impl RuntimeConfig {
@@ -343,7 +411,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server, channel, tcp, tls } = self;
+        let Config { runtime, server, channel, reconnect, tcp, tls } = self;
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
@@ -367,6 +435,15 @@ impl Config {
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
         at_least("channel.messages_per_turn", channel.messages_per_turn.into(), 1)?;
         at_least("channel.connect_ms", channel.connect_ms, 1)?;
+        // The least that RFC 8305 (section 8) allows.
+        at_least("channel.connect_attempt_delay_ms", channel.connect_attempt_delay_ms, 10)?;
+        at_least("channel.unread_bytes_max", channel.unread_bytes_max as u64, 1)?;
+        at_least("channel.unread_frames_max", channel.unread_frames_max as u64, 1)?;
+        at_least("channel.unsent_frames_max", channel.unsent_frames_max as u64, 1)?;
+        at_least("channel.requests_max", channel.requests_max as u64, 1)?;
+        at_least("channel.request_ms", channel.request_ms, 1)?;
+        at_least("reconnect.first_ms", reconnect.first_ms, 1)?;
+        at_least("reconnect.max_ms", reconnect.max_ms, reconnect.first_ms)?;
         in_range("tcp.backlog", tcp.backlog.into(), 1..=i32::MAX as u64)?;
         in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
         in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;

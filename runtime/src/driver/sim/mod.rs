@@ -17,8 +17,8 @@ use super::sockets::{Inbound, NONE, Sockets, State};
 use super::{Accepts, Capabilities, Close, Completion, DriverCounts, Outgoing, Wait};
 use crate::EndpointId;
 use world::error;
+pub(crate) use world::{Answer, Line, World};
 pub use world::{Ending, Faults};
-pub(crate) use world::{Line, World};
 
 pub(crate) struct Sim {
     world: Rc<RefCell<World>>,
@@ -271,24 +271,32 @@ impl Sim {
         let Some(socket) = self.sockets.get_mut(id) else { return };
         let (under_way, world) = (&mut self.under_way[id.slot()], &mut *self.world.borrow_mut());
         let Some(outbound) = &mut under_way.outbound else { return };
+        let closing = socket.state != State::Open;
         let possible = match (&*outbound, &under_way.line) {
-            (Outbound::Connect(_), _) => true,
-            _ if socket.state != State::Open => true,
+            _ if closing => true,
+            (Outbound::Connect(address), _) => world.answer(address) != Answer::Nothing,
             (Outbound::Send { .. }, Some(line)) => line.borrow().takes() > 0 || line.borrow().is_broken(),
             (Outbound::Send { .. }, None) => true,
         };
-        if !possible || !world.is_due(&mut under_way.outbound_due) {
+        if !possible {
+            under_way.outbound_due = None; // what was on its way is no longer
+            return;
+        }
+        if !world.is_due(&mut under_way.outbound_due) {
             return;
         }
         let result = match outbound {
-            Outbound::Connect(address) => match world.connect(address) {
+            Outbound::Connect(address) => match world.connect(address, closing) {
                 Ok(line) => {
+                    if closing {
+                        line.borrow_mut().own = Ending::Closed;
+                    }
                     under_way.line = Some(line);
                     Ok(0)
                 }
                 Err(error) => Err(error),
             },
-            Outbound::Send { .. } if socket.state != State::Open => Err(error(libc::ECANCELED)),
+            Outbound::Send { .. } if closing => Err(error(libc::ECANCELED)),
             Outbound::Send { outgoing, taken } => {
                 let Some(line) = &under_way.line else { return };
                 match line.borrow_mut().take(world, outgoing, taken) {

@@ -61,10 +61,19 @@ pub(crate) struct World {
     pub(super) unclaimed: BTreeMap<RawFd, Rc<RefCell<Line>>>,
     /// Connections that listeners have not accepted.
     knocking: VecDeque<Rc<RefCell<Line>>>,
-    /// Where connects are answered.
-    answering: Vec<SocketAddr>,
+    /// What connects meet with. Those to other addresses are refused.
+    answers: BTreeMap<SocketAddr, Answer>,
     /// Connects that were answered, and that the test has not looked at.
     answered: VecDeque<Rc<RefCell<Line>>>,
+}
+
+/// What a connect to an address meets with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Accepted,
+    Refused,
+    /// It waits until it is given up.
+    Nothing,
 }
 
 /// One connection, between an endpoint and the peer that a test plays.
@@ -103,7 +112,7 @@ impl World {
             stirred: false,
             unclaimed: BTreeMap::new(),
             knocking: VecDeque::new(),
-            answering: Vec::new(),
+            answers: BTreeMap::new(),
             answered: VecDeque::new(),
         }))
     }
@@ -133,8 +142,8 @@ impl World {
         line
     }
 
-    pub(crate) fn answer_at(&mut self, address: SocketAddr) {
-        self.answering.push(address);
+    pub(crate) fn answer_at(&mut self, address: SocketAddr, answer: Answer) {
+        self.answers.insert(address, answer);
     }
 
     pub(crate) fn answered(&mut self) -> Option<Rc<RefCell<Line>>> {
@@ -185,9 +194,18 @@ impl World {
         Some(Completion::Accepted(Ok(self.socket_of(&line))))
     }
 
-    pub(super) fn connect(&mut self, address: &SockAddr) -> io::Result<Rc<RefCell<Line>>> {
-        if !address.as_socket().is_some_and(|address| self.answering.contains(&address)) {
-            return Err(error(libc::ECONNREFUSED));
+    pub(super) fn answer(&self, address: &SockAddr) -> Answer {
+        let known = address.as_socket().and_then(|address| self.answers.get(&address));
+        known.copied().unwrap_or(Answer::Refused)
+    }
+
+    /// How a connect ends. One that is given up may have been answered at that moment.
+    pub(super) fn connect(&mut self, address: &SockAddr, given_up: bool) -> io::Result<Rc<RefCell<Line>>> {
+        match self.answer(address) {
+            Answer::Refused => return Err(error(libc::ECONNREFUSED)),
+            Answer::Nothing => return Err(error(libc::ECANCELED)),
+            Answer::Accepted if given_up && self.random.bool() => return Err(error(libc::ECANCELED)),
+            Answer::Accepted => {}
         }
         let line = Rc::default();
         self.answered.push_back(Rc::clone(&line));

@@ -1,0 +1,84 @@
+//! The asynchronous function that a connection belongs to, run by the connection's channel.
+//!
+//! It could be a task like any other. But a frame would then wake the task, whose reply would wake the channel, at about
+//! a tenth of the cost of an echo. Here the channel calls the function itself when a frame has come for it, and takes
+//! what it sends when it has returned.
+
+use perihelion_runtime::spawn_local;
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+/// The asynchronous function that a connection belongs to.
+pub(crate) struct Function {
+    future: Pin<Box<dyn Future<Output = ()>>>,
+    turn: Rc<Turn>,
+}
+
+/// Shared by a function's channel and what the function waits for.
+#[derive(Default)]
+pub(crate) struct Turn {
+    /// The channel is calling the function.
+    running: Cell<bool>,
+    /// Something has come for it.
+    due: Cell<bool>,
+}
+
+/// Who waits for what a channel delivers.
+pub(crate) enum Receiver {
+    Task(Waker),
+    /// The channel's own function.
+    Function,
+}
+
+impl Function {
+    pub(crate) fn new(turn: &Rc<Turn>, future: impl Future<Output = ()> + 'static) -> Self {
+        Function { future: Box::pin(future), turn: Rc::clone(turn) }
+    }
+
+    /// Whether something has come for it that wakes nobody.
+    pub(crate) fn is_due(&self) -> bool {
+        self.turn.due.get()
+    }
+
+    /// Calls it. True when it is done.
+    pub(crate) fn run(&mut self, channel: &Waker) -> bool {
+        struct Running<'a>(&'a Turn);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.running.set(false);
+            }
+        }
+        self.turn.due.set(false);
+        self.turn.running.set(true);
+        let _running = Running(&self.turn);
+        self.future.as_mut().poll(&mut Context::from_waker(channel)).is_ready()
+    }
+
+    /// Its channel is closed: it goes on as a task.
+    pub(crate) fn spawn(self) {
+        drop(spawn_local(self.future));
+    }
+}
+
+impl Turn {
+    /// Whether the channel is calling its function now, and so will look at what that has done.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.get()
+    }
+}
+
+impl Receiver {
+    /// Whoever polls with this task's waker.
+    pub(crate) fn of(task: &Context<'_>, turn: &Turn) -> Self {
+        if turn.is_running() { Receiver::Function } else { Receiver::Task(task.waker().clone()) }
+    }
+
+    pub(crate) fn wake(self, turn: &Turn) {
+        match self {
+            Receiver::Task(waker) => waker.wake(),
+            Receiver::Function => turn.due.set(true),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! A peer: frames to receive with `await`, by event or by subscription, and frames to send.
+
+mod group;
+mod inbox;
+mod remote;
+mod requests;
+mod sender;
+mod subscription;
+mod tail;
+
+use bytes::Bytes;
+use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Runner, Stack, SwitchKey, TailStage, Writer};
+use perihelion_runtime::{now, timeout};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+pub use group::{Heard, Membership, PeerGroup, Slow};
+pub use remote::RemotePeer;
+pub use requests::{Reply, Request, Unclaimed};
+pub use sender::PeerSender;
+pub use subscription::Subscription;
+pub use tail::PeerTail;
+
+use crate::channel::NewChannel;
+use crate::connection::{Connection, Limits, Owner};
+use crate::function::Turn;
+use crate::group::Group;
+use crate::watch::Watch;
+use crate::{Addresses, ChannelHandle, ConnectionError, Side};
+use inbox::{Inbox, State};
+
+/// One side of a connection that exchanges frames: the same type for the side that accepts and the one that connects.
+///
+/// ```
+/// use perihelion_pipeline::Result;
+/// use perihelion_transports::Peer;
+///
+/// async fn echo(peer: Peer<String, String>) -> Result<()> {
+///     while let Some(line) = peer.recv().await? {
+///         peer.send(line).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// Clones are the same peer. When the last is dropped the connection is closed in order: what was sent and queued goes
+/// out. It dereferences to its [sender](PeerSender), and so to the connection's [handle](ChannelHandle).
+///
+/// # Who gets a frame
+/// In active mode, the first of these:
+///
+/// 1. the [request](Peer::request) that it is the reply to;
+/// 2. the task that waits in [`recv`](Peer::recv);
+/// 3. the function given to [`on_received`](Peer::on_received), which may say that the frame is done with;
+/// 4. every [subscription](Peer::subscribe) that wants it;
+/// 5. the queue, if there is neither such a function nor a subscription.
+///
+/// When the queue or a subscription's is full (`channel.unread_frames_max`), nothing more is read until it is half empty.
+/// A task that calls `recv` again after a frame waits again only when it runs again: what has come between is shown to
+/// the function and the subscriptions, if there are any.
+///
+/// In passive mode no frame is read unless `recv` waits for it, and 1, 3 and 4 don't apply: the place for a conversation
+/// in steps, and for an [upgrade](Peer::upgrade). The mode can be changed at any time, and no byte is lost by it.
+pub struct Peer<In: 'static, Out: 'static>(Rc<Inner<In, Out>>);
+
+struct Inner<In: 'static, Out: 'static> {
+    owner: Owner,
+    /// Replaces the topmost codec and all above it.
+    key: RefCell<SwitchKey<Bytes, Bytes>>,
+    sender: PeerSender<Out>,
+    inbox: Rc<Inbox<In>>,
+    limits: Limits,
+    /// Whether the bytes are read by a connection.
+    detached: Cell<bool>,
+}
+
+/// When a peer reads frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// As they come.
+    Active,
+    /// When a task waits in [`Peer::recv`].
+    Passive,
+}
+
+/// What became of a frame in [`Peer::on_received`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handling {
+    /// It is done with.
+    Handled,
+    /// It goes on to the subscriptions.
+    PassOn,
+}
+
+/// What a peer has done. A copy of numbers: taking it allocates nothing.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PeerStatistics {
+    /// Frames that were received.
+    pub frames_in: u64,
+    /// Frames that were encoded to be sent.
+    pub frames_out: u64,
+    /// Bytes that the transport has delivered, those of stages below the frames included.
+    pub bytes_in: u64,
+    /// Bytes that the kernel has taken, those of stages below the frames included.
+    pub bytes_out: u64,
+    /// Frames that wait to be received.
+    pub unread_frames: usize,
+    /// Frames that wait to be sent.
+    pub unsent_frames: usize,
+    /// Frames that nobody wanted, such as replies to requests that were given up; and those that were sent to a
+    /// [group](PeerGroup) and for which the other side was too slow.
+    pub dropped: u64,
+    /// Requests that wait for their replies.
+    pub requests: usize,
+    /// How long the connection has been open, or was.
+    pub alive: Duration,
+    /// How long ago bytes moved.
+    pub idle: Duration,
+}
+
+/// What a peer needs of its connection.
+struct Parts<In: 'static, Out: 'static> {
+    key: SwitchKey<Bytes, Bytes>,
+    writer: Writer<Out>,
+    inbox: Rc<Inbox<In>>,
+    limits: Limits,
+}
+
+impl<In, Out> Parts<In, Out> {
+    fn new(turn: &Rc<Turn>, limits: Limits) -> Self {
+        let inbox = Rc::new(Inbox::new(turn, limits.unread_frames, limits.requests));
+        Parts { key: SwitchKey::new(), writer: Writer::new(limits.unsent_frames), inbox, limits }
+    }
+
+    fn pipeline<S>(&self, stages: Builder<S>) -> S::Pipeline
+    where
+        S: Stack + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+    {
+        stages.tail_on_switch(&self.key, PeerTail::new(&self.inbox), &self.writer)
+    }
+
+    fn on(self, owner: Owner) -> Peer<In, Out> {
+        let Parts { key, writer, inbox, limits } = self;
+        let sender = PeerSender::new(writer, owner.clone());
+        Peer(Rc::new(Inner {
+            owner,
+            key: RefCell::new(key),
+            sender,
+            inbox,
+            limits,
+            detached: Cell::new(false),
+        }))
+    }
+}
+
+/// Making peers.
+impl<In, Out> Peer<In, Out> {
+    /// A channel that is a peer's from its first byte.
+    pub(crate) fn open<S>(
+        group: &Group,
+        side: Side,
+        addresses: Option<Addresses>,
+        stages: Builder<S>,
+    ) -> (NewChannel, Self)
+    where
+        S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let turn = Rc::default();
+        let parts = Parts::new(&turn, Limits::of(&group.config));
+        let mut runner = Runner::new(parts.pipeline(stages), &group.channel.borrow());
+        let watch = Watch::new(&mut runner, turn, side, addresses, now());
+        let peer = parts.on(Owner::new(ChannelHandle(Rc::clone(&watch))));
+        (NewChannel { runner, watch: Some(watch), function: None }, peer)
+    }
+
+    /// On a connection whose bytes, from now on, this key leads to other stages.
+    pub(crate) fn on_connection<S>(
+        owner: Owner,
+        below: &SwitchKey<Bytes, Bytes>,
+        limits: Limits,
+        stages: Builder<S>,
+    ) -> Self
+    where
+        S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let parts = Parts::new(owner.0.turn(), limits);
+        let _ = below.request(parts.pipeline(stages)); // closed already, as the handle says
+        parts.on(owner)
+    }
+}
+
+/// Receiving.
+impl<In, Out> Peer<In, Out> {
+    /// The next frame. `None`: the other side sends no more.
+    ///
+    /// Dropped, the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], unless the other side has ended in order before; and
+    /// [`ConnectionError::ReceivePending`], when another task waits already.
+    pub async fn recv(&self) -> Result<Option<In>, ConnectionError> {
+        if self.0.detached.get() {
+            return Err(ConnectionError::Detached);
+        }
+        let inbox = &self.0.inbox;
+        if !inbox.begin_receiving() {
+            return Err(ConnectionError::ReceivePending);
+        }
+        struct Receiving<'a, In: 'static>(&'a Inbox<In>);
+        impl<In> Drop for Receiving<'_, In> {
+            fn drop(&mut self) {
+                self.0.end_receiving();
+            }
+        }
+        let _receiving = Receiving(inbox);
+        poll_fn(|task| self.poll_recv(task)).await
+    }
+
+    /// A frame of the queue, if there is one.
+    pub fn try_recv(&self) -> Option<In> {
+        self.0.inbox.pop()
+    }
+
+    fn poll_recv(&self, task: &mut Context<'_>) -> Poll<Result<Option<In>, ConnectionError>> {
+        Poll::Ready(match ready!(self.0.inbox.poll_recv(task)) {
+            Ok(frame) => Ok(Some(frame)),
+            Err(State::Ended) => Ok(None),
+            Err(_) => Err(self.closed_error()),
+        })
+    }
+
+    /// Calls a function for each frame that is no reply and that no task waits for, on the connection's way: before the
+    /// next frame is decoded. It takes the place of the one given before. If it panics the connection is reset.
+    ///
+    /// A function that holds the peer itself keeps the connection from being closed when the peer is dropped; one that
+    /// answers holds a [sender](Peer::sender).
+    pub fn on_received(&self, call: impl FnMut(&In) -> Handling + 'static) {
+        self.0.inbox.set_on_received(Some(Box::new(call)));
+    }
+
+    /// Copies of the frames that are wanted, from now on, as a stream. The predicate is called on the connection's way.
+    pub fn subscribe(&self, wants: impl FnMut(&In) -> bool + 'static) -> Subscription<In>
+    where
+        In: Clone,
+    {
+        Subscription::new(&self.0.inbox, wants, false)
+    }
+
+    /// Like [`subscribe`](Peer::subscribe), with those frames of the queue that are wanted: they are taken out of it.
+    pub fn subscribe_with_queued(&self, wants: impl FnMut(&In) -> bool + 'static) -> Subscription<In>
+    where
+        In: Clone,
+    {
+        Subscription::new(&self.0.inbox, wants, true)
+    }
+
+    /// Waits until the other side sends no more, or the connection is closed.
+    pub async fn ended(&self) {
+        poll_fn(|task| self.0.inbox.poll_state(task, State::Ended)).await;
+    }
+
+    /// When frames are read.
+    pub fn mode(&self) -> Mode {
+        self.0.inbox.mode()
+    }
+
+    /// Changes when frames are read. Those that have been read and not received stay in the queue.
+    pub fn set_mode(&self, mode: Mode) {
+        self.0.inbox.set_mode(mode);
+    }
+}
+
+/// Requests.
+impl<In, Out> Peer<In, Out> {
+    /// Sends a request, and waits for the reply, for up to `channel.request_ms`. The frame says by which identifier the
+    /// reply is known. While `channel.requests_max` requests wait, this one waits to be sent.
+    ///
+    /// Dropped, the future gives the request up; what becomes of a reply that comes nevertheless, [its
+    /// type](Reply::unclaimed) says. A peer that has ever made such a request looks at each frame whether it is a reply.
+    ///
+    /// # Errors
+    /// [`ConnectionError::NoReply`], [`ConnectionError::Closed`]; [`ConnectionError::DuplicateRequest`], when a request
+    /// with this identifier waits, or one of [another kind](Peer::request_in_order);
+    /// [`ConnectionError::WrongMode`] in passive mode.
+    pub async fn request(&self, frame: Out) -> Result<In, ConnectionError>
+    where
+        In: Reply<Id: Clone>,
+        Out: Request<Id = In::Id>,
+    {
+        self.in_time(async {
+            let (id, requests) = (frame.request_id(), &self.0.inbox.requests);
+            let duplicate = |_| ConnectionError::DuplicateRequest;
+            if requests.is_waiting(&id).map_err(duplicate)? {
+                return Err(ConnectionError::DuplicateRequest);
+            }
+            self.ready_for_request().await?;
+            // A reply can't come before the turn is over.
+            let ticket = requests.wait_for(id).map_err(duplicate)?;
+            self.write_request(frame)?;
+            ticket.reply().await.ok_or_else(|| self.closed_error())
+        })
+        .await
+    }
+
+    /// Sends a request, and waits for the reply, where replies come in the order of the requests: the next frame that is
+    /// received and that no earlier request waits for is the reply.
+    ///
+    /// Dropped, the future gives the request up; its reply is dropped in its turn.
+    ///
+    /// # Errors
+    /// As for [`request`](Peer::request), with which it can't be mixed on one peer.
+    pub async fn request_in_order(&self, frame: Out) -> Result<In, ConnectionError> {
+        self.in_time(async {
+            self.ready_for_request().await?;
+            let ticket = self.0.inbox.requests.wait_in_turn();
+            let ticket = ticket.map_err(|_| ConnectionError::DuplicateRequest)?;
+            self.write_request(frame)?;
+            ticket.reply().await.ok_or_else(|| self.closed_error())
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &self,
+        request: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Result<T, ConnectionError> {
+        if self.mode() == Mode::Passive {
+            return Err(ConnectionError::WrongMode { what: "a request", needs: Mode::Active });
+        }
+        let limit = self.0.limits.request;
+        timeout(limit, request).await.unwrap_or(Err(ConnectionError::NoReply(limit)))
+    }
+
+    /// Waits until one more request may wait, and there is room for it in the queue.
+    async fn ready_for_request(&self) -> Result<(), ConnectionError> {
+        let room = poll_fn(|task| {
+            ready!(self.0.inbox.requests.poll_ready(task));
+            self.0.sender.writer().poll_ready(task)
+        });
+        room.await.map_err(|_| self.closed_error())
+    }
+
+    fn write_request(&self, frame: Out) -> Result<(), ConnectionError> {
+        if self.0.sender.try_send(frame) { Ok(()) } else { Err(self.closed_error()) }
+    }
+}
+
+/// The connection.
+impl<In, Out> Peer<In, Out> {
+    /// What sends, without keeping the connection open.
+    pub fn sender(&self) -> PeerSender<Out> {
+        self.0.sender.clone()
+    }
+
+    /// Replaces the topmost codec and all above it, up to the peer: with TLS or compression below another codec, or by
+    /// another codec. What was sent goes out before, and what is queued goes out through the new stages, which get what
+    /// was received and not decoded. Done when the new stages are ready: when a handshake is.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], with the reason, when the stages fail; [`ConnectionError::WrongMode`] in active mode,
+    /// in which more might be decoded by the old stages.
+    pub async fn upgrade<S>(&self, stages: Builder<S>) -> Result<(), ConnectionError>
+    where
+        S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        self.check_passive("an upgrade")?;
+        self.replace_stages(&self.key(), stages)?;
+        match poll_fn(|task| self.0.inbox.poll_state(task, State::Open)).await {
+            State::Closed => Err(self.closed_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
+    /// waits until the peer is [attached](Peer::attach) again, as do frames that were received before.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`]; [`ConnectionError::WrongMode`] in active mode, in which more might be decoded.
+    pub fn detach(&self) -> Result<Connection, ConnectionError> {
+        self.check_passive("raw access")?;
+        let inner = &*self.0;
+        let kept: Box<dyn Any> =
+            Box::new((PeerTail::<In, Out>::new(&inner.inbox), inner.sender.writer().attach()));
+        let owner = Owner::new(inner.owner.clone());
+        let connection = Connection::in_place_of(owner, &self.key(), inner.limits, kept)?;
+        inner.detached.set(true);
+        Ok(connection)
+    }
+
+    /// Goes on with frames where a [detached](Peer::detach) connection has come to.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`].
+    ///
+    /// # Panics
+    /// If the connection is another's.
+    pub fn attach<S>(&self, connection: Connection, stages: Builder<S>) -> Result<(), ConnectionError>
+    where
+        S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        assert!(connection.is_same(&self.0.owner), "a peer is attached to its own connection only");
+        self.replace_stages(connection.key(), stages)?;
+        self.0.detached.set(false);
+        connection.release();
+        Ok(())
+    }
+
+    /// What it has done so far.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn statistics(&self) -> PeerStatistics {
+        let Inner { owner, sender, inbox, .. } = &*self.0;
+        PeerStatistics {
+            frames_in: inbox.frames(),
+            frames_out: sender.writer().written(),
+            bytes_in: owner.traffic().received(),
+            bytes_out: owner.traffic().sent(),
+            unread_frames: inbox.queued(),
+            unsent_frames: sender.queued(),
+            dropped: inbox.dropped() + sender.skipped(),
+            requests: inbox.requests.in_flight(),
+            alive: owner.alive(),
+            idle: now().saturating_duration_since(owner.traffic().last_activity()),
+        }
+    }
+
+    fn key(&self) -> SwitchKey<Bytes, Bytes> {
+        self.0.key.borrow().clone()
+    }
+
+    fn check_passive(&self, what: &'static str) -> Result<(), ConnectionError> {
+        match self.mode() {
+            _ if self.0.detached.get() => Err(ConnectionError::Detached),
+            Mode::Passive => Ok(()),
+            Mode::Active => Err(ConnectionError::WrongMode { what, needs: Mode::Passive }),
+        }
+    }
+
+    /// Leads the bytes of this key to new stages, and through them to this peer.
+    fn replace_stages<S>(
+        &self,
+        below: &SwitchKey<Bytes, Bytes>,
+        stages: Builder<S>,
+    ) -> Result<(), ConnectionError>
+    where
+        S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
+        S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let inner = &*self.0;
+        let key = SwitchKey::new();
+        let tail = PeerTail::new(&inner.inbox);
+        let pipeline = stages.tail_on_switch(&key, tail, inner.sender.writer());
+        below.request(pipeline).map_err(|_| self.closed_error())?;
+        inner.key.replace(key);
+        Ok(())
+    }
+}
+
+impl<In, Out> Clone for Peer<In, Out> {
+    fn clone(&self) -> Self {
+        Peer(Rc::clone(&self.0))
+    }
+}
+
+impl<In, Out> Deref for Peer<In, Out> {
+    type Target = PeerSender<Out>;
+    fn deref(&self) -> &PeerSender<Out> {
+        &self.0.sender
+    }
+}
+
+/// What [`Peer::recv`] gives. The stream ends with the frames.
+impl<In, Out> futures_core::Stream for Peer<In, Out> {
+    type Item = Result<In, ConnectionError>;
+
+    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_recv(task).map(Result::transpose)
+    }
+}
