@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::driver::{Close, Driver, Outgoing};
+use crate::driver::{Accepts, Close, Driver, Outgoing};
 use crate::endpoint::Endpoint;
 use crate::local::Local;
 use crate::pipe::Pipes;
@@ -101,7 +101,12 @@ impl Io {
 
     /// Accepts connections until an accept fails.
     pub fn accept(&mut self, id: EndpointId) {
-        self.driver.accept(id);
+        self.driver.accept(id, Accepts::All);
+    }
+
+    /// Accepts one connection.
+    pub fn accept_one(&mut self, id: EndpointId) {
+        self.driver.accept(id, Accepts::One);
     }
 
     /// Stops accepting, soon: those that are on their way still come.

@@ -99,7 +99,7 @@ fn a_relay_that_is_idle_is_reset_but_not_one_that_works() {
 
 #[test]
 fn a_relay_has_a_place_and_gives_it_back() {
-    let limits = ServerConfig { connections_max: 1, when_full: WhenFull::Wait };
+    let limits = ServerConfig { connections_max: 1, when_full: WhenFull::Wait, ..Default::default() };
     let setup = Setup::with_server(|_| (), |server| server.limits(limits));
     let clients: Vec<_> = (0..5).map(|_| connect(setup.address)).collect();
     for client in clients {

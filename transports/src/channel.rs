@@ -1,9 +1,10 @@
 //! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
 
 use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer};
 use std::any::Any;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -25,6 +26,19 @@ impl NewChannel {
         let turn = self.watch.as_ref().map(|watch| Rc::clone(watch.turn())).unwrap_or_default();
         self.function = Some(Function::new(&turn, function));
         self
+    }
+
+    /// Opens the channel on this worker, when what runs now has returned.
+    pub(crate) fn open(self, fd: OwnedFd, group: Rc<Group>, place: Place) {
+        let unopened = self.watch.clone();
+        defer(move |io| {
+            let opened = io.open(fd, |io, id| Channel::new(io, id, self, group, place));
+            if opened.is_err()
+                && let Some(watch) = unopened
+            {
+                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
+            }
+        });
     }
 }
 

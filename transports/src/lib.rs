@@ -1,9 +1,11 @@
 //! Channels, servers and clients of Perihelion: a transport and a pipeline on an event loop.
 //!
-//! A [`Server`] listens on every worker of a runtime; a [`Client`] connects from a task of one. Both put a pipeline on
-//! each connection, and the connection stays on its worker for life.
+//! A [`Server`] listens on every worker of a runtime; a [`Client`] connects from a task of one, and an [`Acceptor`]
+//! lets a task take connections when it wants them. Each puts a pipeline on each connection, and the connection stays on
+//! its worker for life.
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod address;
 mod admission;
 mod backoff;
@@ -12,7 +14,9 @@ mod client;
 mod connection;
 mod connector;
 mod counters;
+mod entrance;
 mod error;
+mod filter;
 mod function;
 mod group;
 mod happy_eyeballs;
@@ -20,6 +24,7 @@ mod listener;
 mod middleware;
 mod new_connection;
 mod peer;
+mod per_address;
 mod reconnect;
 mod relay;
 mod server;
@@ -27,7 +32,9 @@ mod socket;
 pub mod testing;
 mod watch;
 
+pub use acceptor::{Accepted, Acceptor};
 pub use address::Address;
+pub use admission::Refusals;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::Connection;

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{
-    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Work,
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Target, Work,
 };
-use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
+use perihelion_runtime::{
+    ChannelConfig, Config, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout,
+};
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,19 +15,26 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::admission::{Admission, Filter};
+use crate::admission::{Admission, Refusals};
 use crate::channel::NewChannel;
 use crate::counters::Counters;
+use crate::filter::Filters;
 use crate::group::{Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
-use crate::{Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
+use crate::{Acceptor, Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A server that is being set up.
+///
+/// Whom it lets in, in this order: the [`filter`](Server::filter) must want the connection; its address must have less
+/// than `server.connections_per_address_max`; the [asynchronous filter](Server::filter_async) must want it; and there
+/// must be a place among `server.connections_max`, for which it may wait with `server.when_full = "wait"`. An address
+/// counts what waits or is being decided on, too; only channels have places. What is refused is closed, and counted in
+/// the [`ServerReport`].
 ///
 /// ```
 /// use perihelion_pipeline::{LengthPrefixed, codec};
@@ -52,7 +61,7 @@ pub struct Server<M = NoPipeline> {
     pub(crate) tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
-    filter: Option<Filter>,
+    filters: Filters,
     pub(crate) middleware: Vec<Layer>,
 }
 
@@ -78,8 +87,11 @@ pub struct ServerReport {
     pub connections: u64,
     /// Of these, those that are open.
     pub open: u64,
-    /// Connections that were refused, by the filter or for want of a place.
+    /// Connections that were refused. Those that were neither let in nor refused when the server stopped are in no
+    /// number.
     pub refused: u64,
+    /// Why they were refused.
+    pub refusals: Refusals,
     /// Messages that were handled: frames that codecs made.
     pub messages: u64,
     /// Messages that were sent: frames that codecs encoded.
@@ -106,9 +118,48 @@ impl Server {
             tcp: None,
             channel: None,
             limits: None,
-            filter: None,
+            filters: Filters::default(),
             middleware: Vec::new(),
         }
+    }
+
+    /// Listens on this worker alone, with the limits and socket options of this configuration unless they were given
+    /// otherwise; connections are taken by a task. The address must be an IP address.
+    ///
+    /// ```no_run
+    /// # use perihelion_runtime::Config;
+    /// # use perihelion_transports::{Error, Server};
+    /// # async fn example() -> Result<(), Error> {
+    /// let acceptor = Server::bind("tcp://[::]:7000")
+    ///     .filter(|connection| connection.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()))
+    ///     .acceptor(&Config::default())?;
+    /// let accepted = acceptor.accept().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// An address that is none, is a name or can't be had; limits that can't be used; middleware.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn acceptor(self, config: &Config) -> Result<Acceptor, Error> {
+        let address = self.address?;
+        let Target::Address(wanted) = Target::from(&address) else {
+            let why = "an acceptor needs an IP address, for looking up a name would block its worker";
+            return Err(Error::InvalidAddress { address: address.to_string(), why });
+        };
+        if !self.middleware.is_empty() {
+            return Err(Error::Middleware { address });
+        }
+        let tcp = self.tcp.unwrap_or_else(|| config.tcp.clone());
+        let limits = self.limits.unwrap_or_else(|| config.server.clone());
+        limits.check()?;
+        let group = Group::new(&self.channel.unwrap_or_else(|| config.channel.clone()), &tcp, Arc::default());
+        let failed = |cause| Error::listen(address.clone(), cause);
+        let socket = socket::listen(wanted, &tcp, 1).map_err(failed)?.remove(0);
+        let bound = socket.local_addr().and_then(internet).map_err(failed)?;
+        Acceptor::new(socket, bound, Admission::new(limits, self.filters), group).map_err(failed)
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
@@ -271,8 +322,8 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
 impl<M> Server<M> {
     /// The same with something else to serve by. Gives what it was.
     pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
-        let Server { address, make: before, tcp, channel, limits, filter, middleware } = self;
-        (Server { address, make, tcp, channel, limits, filter, middleware }, before)
+        let Server { address, make: before, tcp, channel, limits, filters, middleware } = self;
+        (Server { address, make, tcp, channel, limits, filters, middleware }, before)
     }
 
     /// Options of its sockets, instead of the runtime's.
@@ -281,7 +332,7 @@ impl<M> Server<M> {
         self
     }
 
-    /// How many connections it has at once, instead of what the runtime says.
+    /// How many connections it has at once and who waits for how long, instead of what the runtime says.
     pub fn limits(mut self, config: ServerConfig) -> Self {
         self.limits = Some(config);
         self
@@ -299,7 +350,32 @@ impl<M> Server<M> {
     /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
     /// ```
     pub fn filter(mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) -> Self {
-        self.filter = Some(Arc::new(wanted));
+        self.filters.set(wanted);
+        self
+    }
+
+    /// Connections are taken only if this function says so, which takes its time: it may look something up. It runs as
+    /// a task of the connection's worker, before there is a channel; meanwhile others are accepted. It is asked only
+    /// about connections that [`filter`](Server::filter) lets pass.
+    ///
+    /// It has `server.filter_ms` for each connection; up to `server.filtering_max` are under decision on each worker,
+    /// then none is accepted. A connection on which it is late or panics is closed. A server that stops closes those
+    /// under decision at once.
+    ///
+    /// ```
+    /// # use perihelion_runtime::run_blocking;
+    /// # use perihelion_transports::Server;
+    /// # fn is_listed(address: std::net::IpAddr) -> bool { false }
+    /// let server = Server::bind("0.0.0.0:7000").filter_async(async |connection| {
+    ///     let Ok(peer) = connection.peer_addr() else { return false };
+    ///     run_blocking(move || !is_listed(peer.ip())).await.unwrap_or(false)
+    /// });
+    /// ```
+    pub fn filter_async(
+        mut self,
+        wanted: impl AsyncFn(&NewConnection<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.filters.set_async(wanted);
         self
     }
 
@@ -314,13 +390,14 @@ impl Server<PerCore> {
     /// Listens, on every worker of the runtime.
     ///
     /// # Errors
-    /// An address that is none or can't be had.
+    /// An address that is none or can't be had; limits that can't be used.
     pub fn start(self, runtime: &Handle) -> Result<RunningServer, Error> {
         let address = self.address?;
         let tcp = self.tcp.unwrap_or_else(|| runtime.config().tcp.clone());
         let channel = self.channel.unwrap_or_else(|| runtime.config().channel.clone());
-        let admission =
-            Admission::new(&self.limits.unwrap_or_else(|| runtime.config().server.clone()), self.filter);
+        let limits = self.limits.unwrap_or_else(|| runtime.config().server.clone());
+        limits.check()?;
+        let admission = Admission::new(limits, self.filters);
         let resolved = address.resolve()?[0];
         let failed = |cause| Error::listen(Address::from(resolved), cause);
         let sockets = socket::listen(resolved, &tcp, runtime.workers()).map_err(failed)?;
@@ -356,7 +433,8 @@ impl RunningServer {
 
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
-        let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
+        let refusals = self.admission.refusals();
+        let mut report = ServerReport { refused: refusals.total(), refusals, ..ServerReport::default() };
         for worker in self.report_by_worker() {
             report.connections += worker.connections;
             report.open += worker.open;
@@ -373,8 +451,15 @@ impl RunningServer {
         self.counters.iter().map(|counters| {
             let ((connections, open), work) = (counters.connections(), counters.work());
             let Work { messages_in: messages, messages_out, bytes_in, bytes_out } = work;
-            let (refused, aborted) = (0, 0);
-            ServerReport { connections, open, refused, messages, messages_out, bytes_in, bytes_out, aborted }
+            ServerReport {
+                connections,
+                open,
+                messages,
+                messages_out,
+                bytes_in,
+                bytes_out,
+                ..ServerReport::default()
+            }
         })
     }
 

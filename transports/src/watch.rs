@@ -1,6 +1,8 @@
 //! A channel as tasks on its worker see it: what is known about it, when it is closed, and the wish to close it.
 
-use perihelion_pipeline::{Features, Runner, Traffic};
+use bytes::Bytes;
+use perihelion_pipeline::{Features, Pipeline, Runner, Traffic};
+use perihelion_runtime::now;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -9,7 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::channel::NewChannel;
 use crate::function::Turn;
+use crate::group::Group;
 use crate::{ConnectionError, NewConnection};
 
 /// Shared by a channel and its handles.
@@ -139,6 +143,21 @@ impl Watch {
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
+    /// A channel with this pipeline.
+    pub(crate) fn open<P>(
+        group: &Group,
+        side: Side,
+        addresses: Option<Addresses>,
+        pipeline: P,
+    ) -> (NewChannel, Self)
+    where
+        P: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let mut runner = Runner::new(pipeline, &group.channel.borrow());
+        let watch = Watch::new(&mut runner, Rc::default(), side, addresses, now());
+        (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
+    }
+
     /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
     /// channel closes whether it is awaited or not.
     pub fn close(&self) -> Closed {

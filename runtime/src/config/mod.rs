@@ -123,13 +123,26 @@ pub struct PipesConfig {
 }
 
 /// What each server may take.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// Connections that a server has at once, on all workers; 0 is as many as there are descriptors.
     pub connections_max: usize,
     /// What becomes of those that come when it has as many.
     pub when_full: WhenFull,
+    /// How long a connection may wait for a place, in milliseconds; then it is closed.
+    pub wait_ms: u64,
+    /// Connections that may wait on each worker; others wait in the kernel's backlog.
+    pub waiting_max: usize,
+    /// Connections that one address has at once, on all workers; others are closed at once. 0 is any number.
+    pub connections_per_address_max: usize,
+    /// How many bits of an IPv6 address stand for the whole: who has one address has its network.
+    pub ipv6_prefix_bits: u8,
+    /// How long an asynchronous filter may take, in milliseconds; then the connection is closed.
+    pub filter_ms: u64,
+    /// Connections that may be under an asynchronous filter's decision on each worker; others wait in the kernel's
+    /// backlog.
+    pub filtering_max: usize,
 }
 
 /// What becomes of connections that come when a server has as many as it may.
@@ -139,7 +152,7 @@ pub enum WhenFull {
     /// They are closed at once.
     #[default]
     Refuse,
-    /// They wait, in the kernel's backlog, until another is closed.
+    /// They wait until another is closed, for a limited time.
     Wait,
 }
 
@@ -270,6 +283,21 @@ impl Default for PipesConfig {
     }
 }
 
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            connections_max: 0,
+            when_full: WhenFull::Refuse,
+            wait_ms: 10_000,
+            waiting_max: 128,
+            connections_per_address_max: 0,
+            ipv6_prefix_bits: 64,
+            filter_ms: 5_000,
+            filtering_max: 1024,
+        }
+    }
+}
+
 impl Default for ChannelConfig {
     fn default() -> Self {
         ChannelConfig {
@@ -331,6 +359,30 @@ impl TlsConfig {
     /// How often to look whether certificate files have changed.
     pub fn reload(&self) -> Duration {
         Duration::from_millis(self.reload_ms)
+    }
+}
+
+impl ServerConfig {
+    /// How long a connection may wait for a place.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms)
+    }
+
+    /// How long an asynchronous filter may take.
+    pub fn filter(&self) -> Duration {
+        Duration::from_millis(self.filter_ms)
+    }
+
+    /// Looks for values that can't be used.
+    ///
+    /// # Errors
+    /// As for [`Config::check`].
+    pub fn check(&self) -> Result<(), Error> {
+        at_least("server.wait_ms", self.wait_ms, 1)?;
+        at_least("server.waiting_max", self.waiting_max as u64, 1)?;
+        in_range("server.ipv6_prefix_bits", self.ipv6_prefix_bits.into(), 1..=128)?;
+        at_least("server.filter_ms", self.filter_ms, 1)?;
+        at_least("server.filtering_max", self.filtering_max as u64, 1)
     }
 }
 
@@ -402,8 +454,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server: _, channel, reconnect, relay: _, tcp, tls } = self;
-        let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
+        let Config { runtime, server, channel, reconnect, relay: _, tcp, tls } = self;
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
@@ -423,6 +474,7 @@ impl Config {
         in_range("runtime.receive.buffers_kept_max", receive.buffers_kept_max as u64, kept)?;
         in_range("runtime.pipes.pipe_bytes", runtime.pipes.pipe_bytes as u64, 4096..=1 << 30)?;
         at_least("runtime.pipes.pipes_max", runtime.pipes.pipes_max as u64, 1)?;
+        server.check()?;
         at_least("channel.high_water_bytes", channel.high_water_bytes as u64, 1)?;
         let low = 1..=channel.high_water_bytes as u64;
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
@@ -446,6 +498,10 @@ impl Config {
         at_least("tls.handshake_bytes_max", tls.handshake_bytes_max as u64, 1024)?;
         at_least("tls.reload_ms", tls.reload_ms, 1)
     }
+}
+
+fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Error> {
+    in_range(key, value, least..=u64::MAX)
 }
 
 fn in_range(key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Error> {

@@ -61,6 +61,15 @@ pub(crate) enum Wait {
     Until(Option<Instant>),
 }
 
+/// How many connections an accept takes.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Accepts {
+    /// It is over when one has come.
+    One,
+    /// It goes on until it fails.
+    All,
+}
+
 /// Where a descriptor is closed.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Close {
@@ -148,8 +157,8 @@ impl Driver {
         each!(self, driver => driver.fd(id))
     }
 
-    pub(crate) fn accept(&mut self, id: EndpointId) {
-        each!(self, driver => driver.accept(id));
+    pub(crate) fn accept(&mut self, id: EndpointId, accepts: Accepts) {
+        each!(self, driver => driver.accept(id, accepts));
     }
 
     pub(crate) fn connect(&mut self, id: EndpointId, address: SockAddr) {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::EndpointId;
-use crate::driver::Close;
+use crate::driver::{Accepts, Close};
 use crate::token::{SLOTS_MAX, next_generation};
 
 /// No entry of another table.
@@ -21,6 +21,8 @@ pub(super) struct Socket {
     generation: u32,
     pub(super) state: State,
     pub(super) inbound: Inbound,
+    /// Of a listener: what was asked for last.
+    pub(super) accepts: Accepts,
     /// Operations whose last completion has not come.
     pub(super) in_flight: u8,
     /// The send or connect in flight, in the table of its kind.
@@ -61,6 +63,7 @@ impl Sockets {
                     generation: 0,
                     state: State::Closing(Close::Inline),
                     inbound: Inbound::Off,
+                    accepts: Accepts::All,
                     in_flight: 0,
                     outbound: NONE,
                     watched: false,
