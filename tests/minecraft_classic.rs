@@ -6,7 +6,7 @@ mod packets;
 
 use common::*;
 use flate2::read::GzDecoder;
-use packets::{CHUNK_BYTES, Classic, Packet, Place, Position};
+use packets::{CHUNK_BYTES, Classic, PROTOCOL, Packet, Place, Position};
 use perihelion::pipeline::testing::{encode, verify_bytes, verify_codec};
 use perihelion::prelude::*;
 use std::io::{Read, Write};
@@ -54,9 +54,9 @@ impl Server {
 
     fn enter(&self, name: &str) -> Entered {
         let mut player = self.connect();
-        player.say(identification(7, name));
+        player.say(identification(PROTOCOL, name));
         let welcome = player.hear();
-        assert!(matches!(welcome, Packet::Identification { version: 7, .. }), "{welcome:?}");
+        assert!(matches!(welcome, Packet::Identification { version: PROTOCOL, .. }), "{welcome:?}");
         let level = player.level();
         let mut others = Vec::new();
         loop {
@@ -189,7 +189,7 @@ fn place(at: Position) -> Place {
 fn all_packets() -> Vec<Packet> {
     let (at, text) = ([1, -2, 300], "x".repeat(64));
     vec![
-        Packet::Identification { version: 7, name: "ada".into(), key: text.clone(), kind: 1 },
+        Packet::Identification { version: PROTOCOL, name: "ada".into(), key: text.clone(), kind: 1 },
         Packet::Ping,
         Packet::LevelInitialize,
         Packet::LevelFinalize { size: at },
@@ -300,7 +300,7 @@ fn a_newcomer_sees_players_where_they_are() {
     ada.chat("now");
     ada.hears_text("ada: now");
     let mut alan = server.connect();
-    alan.say(identification(7, "alan"));
+    alan.say(identification(PROTOCOL, "alan"));
     alan.hear();
     alan.level();
     alan.hear(); // itself
@@ -352,6 +352,42 @@ fn all_see_the_same_changes_in_the_same_order_whichever_core_they_are_on() {
 }
 
 #[test]
+fn who_comes_while_others_build_misses_nothing() {
+    let server = Server::start(&["--size", "16x16x16"]);
+    let builder = server.enter("builder").player;
+    let mut random = Random(1);
+    let mut number = |end| random.below(end) as i16;
+    let asks = (0..2000).map(|_| {
+        let at = [number(16), number(16), number(16)];
+        Packet::AskBlock { at, mode: 1, block: number(50) as u8 }
+    });
+    let bytes = encode(Classic, asks);
+    let newcomers: Vec<Entered> = thread::scope(|scope| {
+        scope.spawn(|| builder.send(bytes));
+        (0..16).map(|number| server.enter(&format!("p{number}"))).collect()
+    });
+    builder.chat("done");
+    let worlds: Vec<Level> = newcomers
+        .into_iter()
+        .map(|Entered { mut player, mut level, .. }| {
+            loop {
+                match player.hear() {
+                    Packet::SetBlock { at, block } => {
+                        let index = level.index(at);
+                        level.blocks[index] = block;
+                    }
+                    Packet::Message { text, .. } if text == "builder: done" => return level,
+                    _ => {}
+                }
+            }
+        })
+        .collect();
+    let last = server.enter("last");
+    assert!(worlds.iter().all(|world| *world == last.level));
+    server.stop((builder, last.player));
+}
+
+#[test]
 fn text_is_drawn_in_blocks_and_cleared() {
     let server = Server::start(&["--size", "32x32x32"]);
     let Entered { player: mut ada, level: empty, .. } = server.enter("ada");
@@ -392,9 +428,9 @@ fn who_does_not_keep_to_the_protocol_has_to_go_and_is_told_why() {
     let server = Server::start(&["--size", "16x16x16"]);
     for (packet, why) in [
         (identification(6, "eve"), "version 7 is spoken here, not 6"),
-        (identification(7, ""), "a name is 1 to 16 letters, digits and _"),
-        (identification(7, "two words"), "a name is 1 to 16 letters, digits and _"),
-        (identification(7, &"x".repeat(17)), "a name is 1 to 16 letters, digits and _"),
+        (identification(PROTOCOL, ""), "a name is 1 to 16 letters, digits and _"),
+        (identification(PROTOCOL, "two words"), "a name is 1 to 16 letters, digits and _"),
+        (identification(PROTOCOL, &"x".repeat(17)), "a name is 1 to 16 letters, digits and _"),
         (Packet::Message { id: -1, text: "hello".into() }, "say who you are"),
     ] {
         let stranger = server.connect();
@@ -407,7 +443,7 @@ fn who_does_not_keep_to_the_protocol_has_to_go_and_is_told_why() {
         (Packet::AskBlock { at: [0, 0, 0], mode: 1, block: 50 }, "there is no block 50 at [0, 0, 0]"),
         (Packet::AskBlock { at: [0, 0, 0], mode: 2, block: 1 }, "there is no block 1 at [0, 0, 0]"),
         (Packet::Despawn { id: 0 }, "a client doesn't say that"),
-        (identification(7, "eve"), "a client doesn't say that"),
+        (identification(PROTOCOL, "eve"), "a client doesn't say that"),
     ] {
         let eve = server.enter("eve").player;
         eve.say(packet);
@@ -415,7 +451,7 @@ fn who_does_not_keep_to_the_protocol_has_to_go_and_is_told_why() {
     }
     let ada = server.enter("ada");
     let another = server.connect();
-    another.say(identification(7, "ada"));
+    another.say(identification(PROTOCOL, "ada"));
     assert_eq!(another.kicked(), "ada is here already");
     let said = server.stop(ada.player);
     assert!(said.contains("version 7 is spoken here, not 6"), "{said}");
@@ -457,7 +493,7 @@ fn there_are_127_players_and_who_leaves_makes_room() {
     let mut players: Vec<Player> =
         (0..127).map(|number| server.enter(&format!("p{number}")).player).collect();
     let late = server.connect();
-    late.say(identification(7, "late"));
+    late.say(identification(PROTOCOL, "late"));
     assert_eq!(late.kicked(), "the server is full");
     reset(players.remove(50).stream);
     while players[0].hear() != (Packet::Despawn { id: 50 }) {}

@@ -9,10 +9,9 @@ use std::fmt;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use crate::packets::{Packet, Place, Position, TEXT_BYTES};
+use crate::packets::{PROTOCOL, Packet, Place, Position, TEXT_BYTES};
 use crate::world::{Size, World};
 
-const PROTOCOL: u8 = 7;
 /// What players do and the game has not seen yet, beside one for each of them.
 const ORDERS_MAX: usize = 64;
 /// The numbers of players.
@@ -21,7 +20,6 @@ const NUMBERS: std::ops::RangeInclusive<i8> = 0..=126;
 const YOU: i8 = -1;
 
 /// The game, for the connections of its players, on all cores.
-#[derive(Clone)]
 pub(crate) struct Game {
     orders: mpsc::Sender<Order>,
     pub(crate) everybody: PeerGroup<Packet>,

@@ -30,7 +30,7 @@ mod world;
 
 use clap::Parser;
 use game::{Deed, Game, Kick, Number, Welcome};
-use packets::{Classic, Packet};
+use packets::{Classic, PROTOCOL, Packet};
 use perihelion::prelude::*;
 use shared::ServerArguments;
 use std::time::Duration;
@@ -67,9 +67,9 @@ async fn serve(client: Client, game: &Game, size: Size) -> Result<()> {
 
 async fn play(client: &Client, game: &Game, size: Size) -> Result<()> {
     let name = match hear(client).await? {
-        Some(Packet::Identification { version: 7, name, .. }) => name,
+        Some(Packet::Identification { version: PROTOCOL, name, .. }) => name,
         Some(Packet::Identification { version, .. }) => {
-            return Err(Kick(format!("version 7 is spoken here, not {version}")).into());
+            return Err(Kick(format!("version {PROTOCOL} is spoken here, not {version}")).into());
         }
         Some(_) => return Err(Kick("say who you are".into()).into()),
         None => return Ok(()),

@@ -99,6 +99,8 @@ pub(crate) struct Place {
 /// Bytes to packets and back.
 pub(crate) struct Classic;
 
+/// The version.
+pub(crate) const PROTOCOL: u8 = 7;
 /// The length of a text on the wire, in bytes.
 pub(crate) const TEXT_BYTES: usize = 64;
 /// The length of a piece of the level on the wire, in bytes.
