@@ -53,7 +53,7 @@ pub mod prelude {
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
     pub use perihelion_transports::{
-        Address, ChannelHandle, Client, Connection, ConnectionError, Mode, NewConnection, Next, Peer,
-        PeerSender, RunningServer, Server,
+        Address, ChannelHandle, Client, Connection, ConnectionError, MessageReader, MessageWriter, Mode,
+        NewConnection, Next, Peer, PeerSender, RunningServer, Server,
     };
 }

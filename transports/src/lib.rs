@@ -29,7 +29,7 @@ mod watch;
 pub use address::Address;
 pub use backoff::Backoff;
 pub use client::Client;
-pub use connection::Connection;
+pub use connection::{Connection, MessageReader, MessageTooLong, MessageWriter, Parse};
 pub use error::{ConnectionError, Error, FailedAttempt};
 pub use middleware::Next;
 pub use new_connection::NewConnection;
