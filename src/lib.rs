@@ -39,7 +39,7 @@ pub use perihelion_runtime as runtime;
 #[cfg(feature = "tls")]
 pub use perihelion_tls as tls;
 pub use perihelion_transports as transports;
-pub use perihelion_transports::testing;
+pub use perihelion_transports::{middleware, testing};
 
 /// What most programs need.
 pub mod prelude {

@@ -1,14 +1,19 @@
-//! Connections as asynchronous functions see them, over the simulated world and over sockets: messages.
+//! Connections as asynchronous functions see them, over the simulated world and over sockets: messages, and middleware.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod limits;
+mod middleware;
 mod reading;
 mod sockets;
+mod telling;
+mod timeouts;
 mod writing;
 
 use perihelion::prelude::*;
 use perihelion::runtime::simulation::Simulation;
 use perihelion::testing::{Faults, TestChannel};
+use perihelion::transports::PerCore;
 
 /// The greatest message of these tests, without its length.
 const MAX: usize = 30_000;
@@ -42,4 +47,14 @@ fn messages(seed: u64) -> Vec<Vec<u8>> {
 
 fn on_the_wire(messages: &[Vec<u8>]) -> Vec<u8> {
     messages.iter().flat_map(common::frame).collect()
+}
+
+/// A server in a made-up world.
+fn serve(
+    mut simulation: Simulation,
+    set_up: impl FnOnce(Server) -> Server<PerCore>,
+) -> (Simulation, RunningServer) {
+    let server = set_up(Server::bind(common::V4)).start(simulation.handle()).unwrap();
+    simulation.run();
+    (simulation, server)
 }

@@ -17,7 +17,7 @@ mod function;
 mod group;
 mod happy_eyeballs;
 mod listener;
-mod middleware;
+pub mod middleware;
 mod new_connection;
 mod peer;
 mod reconnect;
