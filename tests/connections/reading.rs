@@ -199,7 +199,7 @@ fn what_is_not_used_goes_to_whatever_comes_next() {
                 // A borrowed reader that is dropped in the middle, then one that gives its connection back.
                 let mut reader = MessageReader::new(&connection, lengths(), WIRE_MAX);
                 let given_up = timeout(Duration::from_millis(random.u64(0..3)), reader.read()).await;
-                read.extend(given_up.ok().map(|message| message.unwrap()).flatten());
+                read.extend(given_up.ok().and_then(|message| message.unwrap()));
                 drop(reader);
                 let mut reader = MessageReader::new(connection, lengths(), WIRE_MAX);
                 match reader.read().await.unwrap() {

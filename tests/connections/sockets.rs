@@ -15,16 +15,15 @@ fn serve(fixture: &Fixture, journal: &Journal) -> (RunningServer, SocketAddr) {
     let echo = async move |connection: Connection| {
         let mut reader = MessageReader::new(&connection, lengths(), WIRE_MAX);
         let mut writer = MessageWriter::new(&connection, lengths());
-        loop {
+        let end = loop {
             match reader.read().await {
                 Ok(Some(message)) => writer.write(message).await?,
-                Ok(None) => return Ok(journal.note("the end")),
-                Err(error) => {
-                    journal.note(error.to_string());
-                    return Err(error);
-                }
+                Ok(None) => break "the end".to_owned(),
+                Err(error) => break error.to_string(),
             }
-        }
+        };
+        journal.note(end);
+        Ok(())
     };
     let server = Server::bind(V4).connections(echo).start(fixture).unwrap();
     let address = address_of(&server);
