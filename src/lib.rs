@@ -39,7 +39,7 @@ pub use perihelion_runtime as runtime;
 #[cfg(feature = "tls")]
 pub use perihelion_tls as tls;
 pub use perihelion_transports as transports;
-pub use perihelion_transports::testing;
+pub use perihelion_transports::{middleware, testing};
 
 /// What most programs need.
 pub mod prelude {
@@ -53,7 +53,7 @@ pub mod prelude {
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
     pub use perihelion_transports::{
-        Acceptor, Address, ChannelHandle, Client, Connection, ConnectionError, Mode, NewConnection, Next,
-        Peer, PeerSender, RunningServer, Server,
+        Acceptor, Address, ChannelHandle, Client, Connection, ConnectionError, MessageReader, MessageWriter,
+        Mode, NewConnection, Next, Peer, PeerGroup, PeerSender, RunningServer, Server,
     };
 }

@@ -209,6 +209,15 @@ impl Link {
         }
     }
 
+    /// At the end of a turn: tells those who watch whether it is this side that nothing moves for.
+    #[inline]
+    pub(crate) fn count_stops(&self, now: Instant) {
+        if let Some(traffic) = self.counted() {
+            let reads = !self.stops.has(Stops::PAUSED) && !self.waits;
+            traffic.set_stopped(!reads && self.queued == 0, now);
+        }
+    }
+
     /// Whether another message may be made in this turn.
     #[inline]
     pub(crate) fn may_go_on(&self) -> bool {

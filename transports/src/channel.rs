@@ -13,6 +13,10 @@ use crate::function::Function;
 use crate::group::{Group, Notice, Order};
 use crate::watch::{Watch, Wish};
 
+/// A channel's timers, by their keys: those of its stages, and the deadline of its close.
+const STAGES: u32 = 0;
+const CLOSE: u32 = 1;
+
 /// A pipeline for a connection, who wants to know of its channel's end, and the function that it belongs to.
 pub(crate) struct NewChannel {
     pub(crate) runner: Runner,
@@ -56,8 +60,10 @@ pub(crate) struct Channel {
     outbound: Outbound,
     /// Whether the end of this turn has been asked for.
     finishing: bool,
-    /// While it is open, for the runner's timers; then the deadline of the close.
+    /// While it is open, for the runner's timers.
     timer: Option<TimerId>,
+    /// Of the close, from when it is asked for.
+    deadline: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
     /// What the connection belongs to, if it is an asynchronous function.
@@ -124,6 +130,7 @@ impl Channel {
             outbound: Outbound::Idle,
             finishing: false,
             timer: None,
+            deadline: None,
             watch,
             function,
             _place: place,
@@ -154,14 +161,14 @@ impl Channel {
     }
 
     fn set_timer(&mut self, io: &mut Io, at: Instant) {
-        self.clear_timer(io);
-        self.timer = Some(io.set_timer(self.id, 0, at));
+        cancel(io, &mut self.timer);
+        self.timer = Some(io.set_timer(self.id, STAGES, at));
     }
 
-    fn clear_timer(&mut self, io: &mut Io) {
-        if let Some(timer) = self.timer.take() {
-            io.cancel_timer(timer);
-        }
+    /// Gives the close its time, from now.
+    fn set_deadline(&mut self, io: &mut Io) {
+        cancel(io, &mut self.deadline);
+        self.deadline = Some(io.set_timer(self.id, CLOSE, io.now() + self.group.config.close()));
     }
 
     fn run_function(&mut self, io: &Io) {
@@ -250,6 +257,9 @@ impl Channel {
             State::Fresh => self.end(io, How::Reset),
             State::Open => {
                 self.run(io, |runner, ch| runner.close(ch));
+                if !self.runner.is_closing() {
+                    self.set_deadline(io); // the stages have yet to do what was received
+                }
                 self.ask_finish(io);
             }
             State::Closing | State::Lingering | State::Closed => {}
@@ -260,7 +270,8 @@ impl Channel {
     fn proceed_with_close(&mut self, io: &mut Io) {
         if self.state == State::Open {
             self.state = State::Closing;
-            self.set_timer(io, io.now() + self.group.config.close());
+            cancel(io, &mut self.timer);
+            self.set_deadline(io);
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
             return;
@@ -288,7 +299,8 @@ impl Channel {
         if state == State::Closed {
             return;
         }
-        self.clear_timer(io);
+        cancel(io, &mut self.timer);
+        cancel(io, &mut self.deadline);
         match how {
             How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
@@ -387,11 +399,14 @@ impl Endpoint for Channel {
         }
     }
 
-    fn timer(&mut self, io: &mut Io, _key: u32) {
-        self.timer = None;
-        if self.state == State::Open {
+    fn timer(&mut self, io: &mut Io, key: u32) {
+        let is_unwritable = self.runner.queued() > self.group.config.low_water_bytes;
+        if key == STAGES {
+            self.timer = None;
             self.run(io, |runner, ch| runner.expire(ch));
             self.ask_finish(io);
+        } else if self.state == State::Open && !is_unwritable {
+            self.set_deadline(io); // it waits for its stages, and not for the peer: that has a limit of its own
         } else {
             let late = "the close took longer than channel.close_ms";
             self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
@@ -417,6 +432,12 @@ impl Drop for Channel {
             watch.closed(now, Some("a stage of the channel panicked, or its worker stopped".into()));
         }
         self.group.channel_closed();
+    }
+}
+
+fn cancel(io: &mut Io, timer: &mut Option<TimerId>) {
+    if let Some(timer) = timer.take() {
+        io.cancel_timer(timer);
     }
 }
 

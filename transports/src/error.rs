@@ -133,6 +133,12 @@ pub enum ConnectionError {
         /// The mode that it needs.
         needs: Mode,
     },
+    /// There are as many connections as a [limit](crate::middleware::ConnectionLimit) allows.
+    #[error("there are as many connections as there may be: {max}")]
+    NoPlace {
+        /// The limit.
+        max: usize,
+    },
     /// The peer's bytes are read by somebody else for now: see [`Peer::detach`](crate::Peer::detach).
     #[error("the peer is detached: its bytes are read by somebody else")]
     Detached,

@@ -1,6 +1,7 @@
 //! A connection as an asynchronous function sees it: a stream of bytes, on which protocols can be put.
 
 mod io;
+mod messages;
 mod stream;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use messages::{MessageReader, MessageTooLong, MessageWriter, Parse};
+
 use stream::{Stream, Unreadable};
 
 use crate::channel::NewChannel;
@@ -24,9 +27,9 @@ use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 
 /// A connection, as an asynchronous function on its worker sees it: a stream of bytes, until a protocol is put on it.
 ///
-/// It is the same for servers and clients. Reading and writing go through the traits of `futures::io`, or by owned
-/// buffers without a copy. Bytes that were received and not read go to whatever is put on the connection: an upgrade, a
-/// [pipeline](Connection::pipeline), a [peer](Connection::peer).
+/// It is the same for servers and clients. Reading and writing go through the traits of `futures::io`, by owned buffers
+/// without a copy, or by messages ([`MessageReader`], [`MessageWriter`]). Bytes that were received and not read go to
+/// whatever is put on the connection: an upgrade, a [pipeline](Connection::pipeline), a [peer](Connection::peer).
 ///
 /// ```
 /// use perihelion_pipeline::Result;

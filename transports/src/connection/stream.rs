@@ -82,12 +82,23 @@ impl Stream {
 
     /// Writes bytes, if there is room for them in the queue. False: there is none.
     pub(crate) fn try_write(&self, bytes: Bytes) -> bool {
+        let written = self.writer.try_queue(bytes).is_ok();
+        self.flush();
+        written
+    }
+
+    /// Like [`try_write`](Stream::try_write), for what belongs together: all or nothing of it is written.
+    pub(crate) fn try_write_all(&self, pieces: Vec<Bytes>) -> bool {
+        let written = self.writer.try_queue_all(pieces).is_ok();
+        self.flush();
+        written
+    }
+
+    fn flush(&self) {
         if self.turn.is_running() {
-            let written = self.writer.try_queue(bytes).is_ok();
             self.writer.flush_in_turn();
-            written
         } else {
-            self.writer.try_write(bytes).is_ok()
+            self.writer.flush_queued();
         }
     }
 
@@ -132,6 +143,17 @@ impl Stream {
         }
         let _reading = Reading(self);
         poll_fn(|task| self.poll_read(task, usize::MAX)).await
+    }
+
+    /// What was read is to be read again, before all else.
+    pub(crate) fn give_back(&self, bytes: Bytes) {
+        let mut inbound = self.inbound.borrow_mut();
+        inbound.bytes += bytes.len();
+        inbound.chunks.push_front(bytes);
+        if inbound.reader.is_some() {
+            inbound.wake();
+            self.writer.flush_queued(); // wakes the channel, for it may be its function that waits
+        }
     }
 }
 

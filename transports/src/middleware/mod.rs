@@ -1,9 +1,38 @@
 //! What wraps the whole life of a connection: middleware.
+//!
+//! It is an asynchronous function with the connection and what comes [next](Next), for servers and clients alike. What
+//! is registered first is outermost. Here are those that most programs need:
+//!
+//! ```
+//! use perihelion_transports::middleware::{self, ConnectionLimit, ConnectionMetrics};
+//! use perihelion_transports::Server;
+//! use std::time::Duration;
+//! use tracing::Level;
+//!
+//! let metrics = ConnectionMetrics::default();
+//! let server = Server::bind("tcp://127.0.0.1:7000")
+//!     .with(middleware::measure(metrics.clone()))
+//!     .with(middleware::log(Level::INFO))
+//!     .with(middleware::limit(ConnectionLimit::refuse(10_000)))
+//!     .with(middleware::idle(Duration::from_secs(60)));
+//! println!("{} connections are open", metrics.report().open);
+//! ```
+
+mod ending;
+mod limit;
+mod log;
+mod metrics;
+mod timeouts;
 
 use perihelion_pipeline::Result;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+
+pub use limit::{ConnectionLimit, limit};
+pub use log::{dump, log};
+pub use metrics::{ConnectionMetrics, ConnectionsReport, measure};
+pub use timeouts::{LifetimeOver, idle, lifetime};
 
 use crate::{Connection, ConnectionError};
 
