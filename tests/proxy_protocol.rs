@@ -3,10 +3,11 @@
 mod common;
 
 use common::*;
+use perihelion::middleware;
 use perihelion::prelude::*;
 use perihelion::proxy_protocol::{ProxyHeader, ProxyProtocol, SocketType};
 use perihelion::testing::{Ending, Faults, TestChannel, each_seed};
-use perihelion::transports::Addresses;
+use perihelion::transports::{Addresses, PerCore};
 use std::io::Write;
 use std::time::Duration;
 
@@ -60,31 +61,65 @@ fn a_byte_a_second_does_not_hold_a_connection() {
     assert_ne!(channel.peer_sees(), Ending::Open);
 }
 
-/// Takes the client's addresses for those of the connection.
-async fn behind_a_proxy(connection: Connection, next: Next) -> Result<()> {
-    let connection = connection.upgrade(codec(ProxyProtocol::server(true))).await?;
-    let header = connection.get::<ProxyHeader>();
-    if let Some((peer, local)) = header.and_then(|header| header.source().zip(header.destination())) {
-        connection.features().insert(Addresses { peer, local });
-    }
-    next.run(connection).await
+/// Answers each frame with the address of the client, as the maker of pipelines sees it.
+fn who_are_you(rules: &str) -> Server<PerCore> {
+    Server::bind(V4).with(middleware::accept_proxy_header(rules.parse().unwrap())).pipeline(|new| {
+        let client = new.peer_addr().map_or("unknown".into(), |client| client.to_string());
+        codec(frames()).service(async move |_frame: Bytes| Ok(Bytes::from(client.clone())))
+    })
 }
 
 #[test]
-fn middleware_makes_the_client_s_address_that_of_the_connection() {
+fn behind_a_trusted_proxy_the_client_s_address_is_that_of_the_connection() {
     let fixture = Fixture::new();
-    let server = Server::bind(V4)
-        .with(behind_a_proxy)
-        .pipeline(|new| {
-            let client = new.peer_addr().map_or("unknown".into(), |client| client.to_string());
-            codec(frames()).service(async move |_frame: Bytes| Ok(Bytes::from(client.clone())))
-        })
-        .start(&fixture)
-        .unwrap();
+    let server = who_are_you("allow 127.0.0.0/8").start(&fixture).unwrap();
     let client = connect(address_of(&server));
     (&client).write_all(&header()).unwrap();
     send(&client, "who am I?");
     assert_eq!(receive(&client), b"192.0.2.7:56324");
     drop(client);
+    let silent = connect(address_of(&server));
+    send(&silent, "a trusted proxy that sends no header");
+    assert!(read_to_end(&silent).0.is_empty());
+    fixture.stop_all(server);
+}
+
+#[test]
+fn whoever_is_not_trusted_is_itself_and_may_not_say_otherwise() {
+    let fixture = Fixture::new();
+    let server = who_are_you("allow 10.0.0.0/8").start(&fixture).unwrap();
+    let client = connect(address_of(&server));
+    send(&client, "who am I?");
+    assert_eq!(receive(&client), client.local_addr().unwrap().to_string().as_bytes());
+    drop(client);
+    let liar = connect(address_of(&server));
+    (&liar).write_all(&header()).unwrap();
+    send(&liar, "who am I?");
+    assert!(read_to_end(&liar).0.is_empty());
+    fixture.stop_all(server);
+}
+
+#[test]
+fn a_client_says_on_whose_behalf_it_connects() {
+    let fixture = Fixture::new();
+    let server = who_are_you("allow 127.0.0.0/8").start(&fixture).unwrap();
+    let address = server.address();
+    let ask = async |client: Client, address: &Address| {
+        let peer = client.peer(address, codec(frames())).await.unwrap();
+        peer.send("who am I?".into()).await.unwrap();
+        (peer.recv().await.unwrap().unwrap(), peer.addresses().unwrap().local)
+    };
+    let (own, local, other) = fixture
+        .block_on(move || async move {
+            let client = || Client::new(&Config::default());
+            let (own, local) = ask(client().with(middleware::send_proxy_header(None)), &address).await;
+            let behalf =
+                Addresses { peer: "192.0.2.7:1".parse().unwrap(), local: "192.0.2.8:2".parse().unwrap() };
+            let (other, _) = ask(client().with(middleware::send_proxy_header(Some(behalf))), &address).await;
+            (own, local, other)
+        })
+        .unwrap();
+    assert_eq!(own, local.to_string());
+    assert_eq!(other, "192.0.2.7:1");
     fixture.stop_all(server);
 }

@@ -22,6 +22,7 @@ mod ending;
 mod limit;
 mod log;
 mod metrics;
+mod proxy_protocol;
 mod timeouts;
 
 use perihelion_pipeline::Result;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 pub use limit::{ConnectionLimit, limit};
 pub use log::{dump, log};
 pub use metrics::{ConnectionMetrics, ConnectionsReport, measure};
+pub use proxy_protocol::{accept_proxy_header, send_proxy_header};
 pub use timeouts::{LifetimeOver, idle, lifetime};
 
 use crate::{Connection, ConnectionError};
