@@ -26,6 +26,7 @@ mod new_connection;
 mod peer;
 mod per_address;
 mod reconnect;
+mod report;
 mod server;
 mod socket;
 pub mod testing;
@@ -33,7 +34,6 @@ mod watch;
 
 pub use acceptor::{Accepted, Acceptor};
 pub use address::Address;
-pub use admission::Refusals;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::Connection;
@@ -45,5 +45,6 @@ pub use peer::{
     Reply, Request, Slow, Subscription, Unclaimed,
 };
 pub use reconnect::{Connected, Reconnect, ReconnectState};
-pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
+pub use report::{Refusals, ServerReport};
+pub use server::{NoPipeline, PerCore, RunningServer, Server};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};
