@@ -34,7 +34,7 @@
 #![forbid(unsafe_code)]
 
 pub use perihelion_pipeline as pipeline;
-pub use perihelion_pipeline::handlers;
+pub use perihelion_pipeline::{handlers, proxy_protocol};
 pub use perihelion_runtime as runtime;
 #[cfg(feature = "tls")]
 pub use perihelion_tls as tls;

@@ -97,7 +97,7 @@ enum Outbound {
 
 /// How the descriptor is closed.
 #[derive(Clone, Copy, PartialEq)]
-enum How {
+pub(crate) enum How {
     InOrder,
     Reset,
 }
@@ -339,9 +339,7 @@ impl Endpoint for Channel {
                 }
             }
             Completion::ReceiveFailed(error) => self.fail(io, error),
-            Completion::Accepted(_) | Completion::Connected(_) => {
-                unreachable!("a channel's socket is connected")
-            }
+            _ => unreachable!("a channel only sends and receives"),
         }
     }
 

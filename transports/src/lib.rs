@@ -26,6 +26,7 @@ mod new_connection;
 mod peer;
 mod per_address;
 mod reconnect;
+mod relay;
 mod report;
 mod server;
 mod socket;
@@ -45,6 +46,7 @@ pub use peer::{
     Reply, Request, Slow, Subscription, Unclaimed,
 };
 pub use reconnect::{Connected, Reconnect, ReconnectState};
+pub use relay::RelayTo;
 pub use report::{Refusals, ServerReport};
 pub use server::{NoPipeline, PerCore, RunningServer, Server};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};

@@ -1,4 +1,4 @@
-//! Takes connections, and puts a channel on each.
+//! Takes connections, and puts a channel on each, or relays it.
 
 use perihelion_runtime::{Completion, Endpoint, EndpointId, Io};
 use socket2::SockRef;
@@ -14,13 +14,22 @@ use crate::admission::{Admission, Place};
 use crate::channel::{Channel, NewChannel};
 use crate::entrance::Entrance;
 use crate::group::{Group, Listening, Notice};
+use crate::relay::{self, Forward};
+
+/// What becomes of connections.
+pub(crate) enum Serve {
+    /// Each gets a channel.
+    Channel(MakePipeline),
+    /// Each is relayed.
+    Relay(Arc<Forward>),
+}
 
 /// Makes a connection's pipeline.
 pub(crate) type MakePipeline = Box<dyn Fn(&NewConnection<'_>, &Group) -> NewChannel>;
 
 pub(crate) struct Listener {
     id: EndpointId,
-    make: MakePipeline,
+    serve: Serve,
     group: Rc<Group>,
     entrance: Entrance,
     /// Ends after the entrance.
@@ -31,14 +40,14 @@ impl Listener {
     pub(crate) fn new(
         io: &mut Io,
         id: EndpointId,
-        make: MakePipeline,
+        serve: Serve,
         group: Rc<Group>,
         admission: Arc<Admission>,
     ) -> Self {
         let mut entrance = Entrance::new(id, admission, Io::accept);
         entrance.accept(io, true);
         let listening = group.listen();
-        Listener { id, make, group, entrance, _listening: listening }
+        Listener { id, serve, group, entrance, _listening: listening }
     }
 
     fn end(&self, io: &mut Io) {
@@ -57,8 +66,12 @@ impl Listener {
     }
 
     fn open(&mut self, io: &mut Io, fd: OwnedFd, place: Place) {
+        let make = match &self.serve {
+            Serve::Channel(make) => make,
+            Serve::Relay(forward) => return relay::begin(io, fd, forward, &self.group, place),
+        };
         // A panic in here is the user's, and must not end the listener.
-        let make = || (self.make)(&NewConnection::accepted(fd.as_fd()), &self.group);
+        let make = || make(&NewConnection::accepted(fd.as_fd()), &self.group);
         let Ok(new) = catch_unwind(AssertUnwindSafe(make)) else {
             tracing::error!("the function that makes pipelines panicked: a connection is dropped");
             return;

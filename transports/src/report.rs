@@ -18,9 +18,9 @@ pub struct ServerReport {
     pub messages: u64,
     /// Messages that were sent: frames that codecs encoded.
     pub messages_out: u64,
-    /// Bytes that were received, those of TLS included.
+    /// Bytes that were received, those of TLS included. Of relays: that went from clients to the target.
     pub bytes_in: u64,
-    /// Bytes that were sent, those of TLS included.
+    /// Bytes that were sent, those of TLS included. Of relays: that went from the target to clients.
     pub bytes_out: u64,
     /// Connections that were reset when the time to drain was over.
     pub aborted: u64,
@@ -51,7 +51,14 @@ impl Refusals {
 
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "served {} connections and {} messages", self.connections, self.messages)?;
+        write!(f, "served {} connections", self.connections)?;
+        match self.messages {
+            // Bytes that are nobody's messages, as those of a relay.
+            0 if self.bytes_in + self.bytes_out > 0 => {
+                write!(f, ", {} bytes in and {} bytes out", self.bytes_in, self.bytes_out)?;
+            }
+            messages => write!(f, " and {messages} messages")?,
+        }
         if self.refused > 0 {
             write!(f, "; {} connections were refused", self.refused)?;
         }

@@ -19,7 +19,7 @@ use crate::channel::NewChannel;
 use crate::counters::Counters;
 use crate::filter::Filters;
 use crate::group::{Group, Notice, Order};
-use crate::listener::{Listener, MakePipeline};
+use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
 use crate::report::ServerReport;
@@ -57,19 +57,19 @@ const ABORT_LIMIT: Duration = Duration::from_secs(2);
 #[must_use = "a server listens once it is started"]
 pub struct Server<M = NoPipeline> {
     address: Result<Address, Error>,
-    make: M,
-    tcp: Option<TcpConfig>,
+    pub(crate) make: M,
+    pub(crate) tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
     filters: Filters,
-    middleware: Vec<Layer>,
+    pub(crate) middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
 pub struct NoPipeline;
 
-/// A server whose pipelines are made by a function of each worker's own.
-pub struct PerCore(Arc<dyn Fn() -> MakePipeline + Send + Sync>);
+/// A server that serves by what a function makes on each worker.
+pub struct PerCore(pub(crate) Arc<dyn Fn() -> Serve + Send + Sync>);
 
 /// A server that listens. Dropped, it goes on for as long as the runtime does.
 pub struct RunningServer {
@@ -254,10 +254,9 @@ impl Server {
     }
 
     fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
-        let Server { address, tcp, channel, limits, filters, middleware, .. } = self;
-        let layers: Vec<Layer> = middleware.clone();
-        let make = PerCore(Arc::new(move || make(&layers.clone().into())));
-        Server { address, make, tcp, channel, limits, filters, middleware }
+        let layers: Vec<Layer> = self.middleware.clone();
+        let make = PerCore(Arc::new(move || Serve::Channel(make(&layers.clone().into()))));
+        self.exchange(make).0
     }
 
     /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
@@ -297,6 +296,12 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
 }
 
 impl<M> Server<M> {
+    /// The same with something else to serve by. Gives what it was.
+    pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
+        let Server { address, make: before, tcp, channel, limits, filters, middleware } = self;
+        (Server { address, make, tcp, channel, limits, filters, middleware }, before)
+    }
+
     /// Options of its sockets, instead of the runtime's.
     pub fn tcp(mut self, config: TcpConfig) -> Self {
         self.tcp = Some(config);
@@ -381,9 +386,9 @@ impl Server<PerCore> {
             let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
             let told = runtime.send(worker, move |io| {
                 // First the user's function: if it panics, the socket is closed, and takes no share of connections.
-                let (make, group) = (make(), Group::new(&channel, &tcp, counters));
+                let (serve, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                if io.open(socket, |io, id| Listener::new(io, id, make, group, admission)).is_err() {
+                if io.open(socket, |io, id| Listener::new(io, id, serve, group, admission)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
             });

@@ -34,6 +34,8 @@ pub struct Config {
     pub channel: ChannelConfig,
     /// How clients come back to a server that is gone.
     pub reconnect: ReconnectConfig,
+    /// What each relay may take.
+    pub relay: RelayConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
     /// What a TLS handshake may take. For the program, which hands it to TLS.
@@ -70,6 +72,8 @@ pub struct RuntimeConfig {
     pub ring: RingConfig,
     /// The receive pool of each worker.
     pub receive: ReceiveConfig,
+    /// The pipes of each worker, through which relays move bytes.
+    pub pipes: PipesConfig,
 }
 
 /// How the event loop talks to the kernel.
@@ -105,6 +109,17 @@ pub struct ReceiveConfig {
     pub buffers_max: usize,
     /// Up to this many buffers may be kept by handlers; what they keep beyond that is copied.
     pub buffers_kept_max: usize,
+}
+
+/// The pipes of each worker, through which relays move bytes. A relay has one only while the other side doesn't take what
+/// is in it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipesConfig {
+    /// How many bytes a pipe holds, as far as the kernel allows it (`fs.pipe-max-size`, `fs.pipe-user-pages-soft`).
+    pub pipe_bytes: usize,
+    /// Up to this many pipes there are. When all hold bytes, relays wait.
+    pub pipes_max: usize,
 }
 
 /// What each server may take.
@@ -190,6 +205,14 @@ pub struct ReconnectConfig {
     pub stable_ms: u64,
 }
 
+/// What each relay may take. `channel.connect_ms` limits its connect.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// After how long without a byte either way it is reset, in milliseconds; 0 is never.
+    pub idle_ms: u64,
+}
+
 /// Options of TCP sockets.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -237,6 +260,7 @@ impl Default for RuntimeConfig {
             teardown_ms: 2000,
             ring: RingConfig::default(),
             receive: ReceiveConfig::default(),
+            pipes: PipesConfig::default(),
         }
     }
 }
@@ -250,6 +274,12 @@ impl Default for RingConfig {
 impl Default for ReceiveConfig {
     fn default() -> Self {
         ReceiveConfig { buffer_bytes: 32 * 1024, buffers: 32, buffers_max: 256, buffers_kept_max: 128 }
+    }
+}
+
+impl Default for PipesConfig {
+    fn default() -> Self {
+        PipesConfig { pipe_bytes: 256 * 1024, pipes_max: 1024 }
     }
 }
 
@@ -292,6 +322,12 @@ impl Default for ChannelConfig {
 impl Default for ReconnectConfig {
     fn default() -> Self {
         ReconnectConfig { first_ms: 100, max_ms: 30_000, attempts_max: 0, stable_ms: 10_000 }
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        RelayConfig { idle_ms: 600_000 }
     }
 }
 
@@ -399,6 +435,13 @@ impl ReconnectConfig {
     }
 }
 
+impl RelayConfig {
+    /// After how long without a byte either way it is reset. `None`: never.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_ms > 0).then(|| Duration::from_millis(self.idle_ms))
+    }
+}
+
 impl RuntimeConfig {
     pub(crate) fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
@@ -411,7 +454,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server, channel, reconnect, tcp, tls } = self;
+        let Config { runtime, server, channel, reconnect, relay: _, tcp, tls } = self;
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
@@ -429,6 +472,8 @@ impl Config {
         in_range("runtime.receive.buffers", receive.buffers as u64, 1..=receive.buffers_max as u64)?;
         let kept = 0..=receive.buffers_max as u64 - 1;
         in_range("runtime.receive.buffers_kept_max", receive.buffers_kept_max as u64, kept)?;
+        in_range("runtime.pipes.pipe_bytes", runtime.pipes.pipe_bytes as u64, 4096..=1 << 30)?;
+        at_least("runtime.pipes.pipes_max", runtime.pipes.pipes_max as u64, 1)?;
         server.check()?;
         at_least("channel.high_water_bytes", channel.high_water_bytes as u64, 1)?;
         let low = 1..=channel.high_water_bytes as u64;

@@ -44,6 +44,12 @@ pub enum Completion {
         /// What was sent.
         outgoing: Outgoing,
     },
+    /// There are bytes to receive, or the other side's end.
+    Readable,
+    /// There is room to send again.
+    Writable,
+    /// The connection is broken, or can't be waited for.
+    Broken(io::Error),
 }
 
 /// How long to wait in the kernel for the first completion.
@@ -169,6 +175,14 @@ impl Driver {
 
     pub(crate) fn stop_receiving(&mut self, id: EndpointId) {
         each!(self, driver => driver.stop_receiving(id));
+    }
+
+    pub(crate) fn wait_readable(&mut self, id: EndpointId) {
+        each!(self, driver => driver.wait_readable(id));
+    }
+
+    pub(crate) fn watch(&mut self, id: EndpointId) {
+        each!(self, driver => driver.watch(id));
     }
 
     pub(crate) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {

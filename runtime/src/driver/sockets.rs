@@ -27,6 +27,8 @@ pub(super) struct Socket {
     pub(super) in_flight: u8,
     /// The send or connect in flight, in the table of its kind.
     pub(super) outbound: u32,
+    /// Whether a watch for room and breaks is in flight.
+    pub(super) watched: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -36,7 +38,7 @@ pub(super) enum State {
     Closing(Close),
 }
 
-/// Receiving, or accepting.
+/// Receiving, accepting, or waiting for bytes.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Inbound {
     /// The kernel posts a completion for whatever comes in.
@@ -64,6 +66,7 @@ impl Sockets {
                     accepts: Accepts::All,
                     in_flight: 0,
                     outbound: NONE,
+                    watched: false,
                 });
                 self.slots.len() - 1
             }

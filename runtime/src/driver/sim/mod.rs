@@ -139,6 +139,19 @@ impl Sim {
         self.start_outbound(id, Outbound::Send { outgoing, taken: 0 });
     }
 
+    pub(super) fn wait_readable(&mut self, id: EndpointId) {
+        self.watch(id);
+    }
+
+    /// There is no kernel that could tell, and none that could move bytes then.
+    pub(super) fn watch(&mut self, id: EndpointId) {
+        if self.sockets.open_mut(id).is_some() {
+            let unsupported = "a simulated world has no kernel that tells when a connection is ready";
+            let error = io::Error::new(io::ErrorKind::Unsupported, unsupported);
+            self.collected.push_back((id, Completion::Broken(error)));
+        }
+    }
+
     fn start_outbound(&mut self, id: EndpointId, outbound: Outbound) {
         let Some(socket) = self.sockets.open_mut(id) else { return };
         assert_eq!(socket.outbound, NONE, "an endpoint has one send or connect at a time");

@@ -12,6 +12,7 @@
 //!    In every other case, a panic among them, it is leaked: its owner keeps it in a `ManuallyDrop`.
 
 mod pool;
+mod readiness;
 mod ring;
 mod sends;
 
@@ -349,6 +350,8 @@ impl Uring {
                 self.accepted(id, accepted, more)
             }
             Kind::Connect => self.connected(id, result.map(drop)),
+            Kind::Readable => self.readable(id, result),
+            Kind::Watch => self.watched(id, result, more),
             Kind::Wake => {
                 if !self.stopping {
                     self.read_wake();
