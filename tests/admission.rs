@@ -34,7 +34,8 @@ fn a_full_server_refuses_and_has_room_again() {
     inside.iter().for_each(|client| ask(client, "inside"));
     let refused = connect(address);
     assert_eq!(read_to_end(&refused).0, b"", "it is closed without a word");
-    assert_eq!((server.report().connections, server.report().refused), (3, 1));
+    let report = server.report();
+    assert_eq!((report.connections, report.refused, report.refusals.full), (3, 1, 1));
     drop(inside);
     eventually("the places are free", || server.report().open == 0);
     ask(&connect(address), "again");

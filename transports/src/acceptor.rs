@@ -15,12 +15,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::admission::{Admission, Place, Refusals};
+use crate::admission::{Admission, Place};
 use crate::channel::NewChannel;
 use crate::entrance::Entrance;
 use crate::group::Group;
 use crate::{
-    Address, Addresses, ChannelHandle, Connection, Error, NewConnection, Peer, PeerTail, Server, Side,
+    Address, Addresses, ChannelHandle, Connection, Error, NewConnection, Peer, PeerTail, Refusals, Server,
+    Side,
 };
 
 /// Listens on one worker, and accepts a connection when a task asks for one; until then, connections wait in the

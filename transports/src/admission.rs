@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
+use crate::Refusals;
 use crate::filter::Filters;
 use crate::per_address::{PerAddress, Share};
 
@@ -21,21 +22,6 @@ pub(crate) struct Admission {
     /// Listeners with connections that wait for a place.
     waiting: Mutex<Vec<Waker>>,
     has_waiting: AtomicBool,
-}
-
-/// Why connections were refused, and how many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Refusals {
-    /// A filter did not want them, or panicked.
-    pub unwanted: u64,
-    /// A filter took longer than `server.filter_ms`.
-    pub undecided: u64,
-    /// Their address had `server.connections_per_address_max`, or could not be told since they were broken already.
-    pub address_full: u64,
-    /// There was no place, with `server.when_full = "refuse"`.
-    pub full: u64,
-    /// There was no place within `server.wait_ms`.
-    pub late: u64,
 }
 
 /// Why a connection is refused.
@@ -148,14 +134,6 @@ impl Admission {
 
     pub(crate) fn refusals(&self) -> Refusals {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Refusals {
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        let Refusals { unwanted, undecided, address_full, full, late } = self;
-        unwanted + undecided + address_full + full + late
     }
 }
 

@@ -27,6 +27,7 @@ mod peer;
 mod per_address;
 mod reconnect;
 mod relay;
+mod report;
 mod server;
 mod socket;
 pub mod testing;
@@ -34,7 +35,6 @@ mod watch;
 
 pub use acceptor::{Accepted, Acceptor};
 pub use address::Address;
-pub use admission::Refusals;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use connection::{Connection, MessageReader, MessageTooLong, MessageWriter, Parse};
@@ -47,5 +47,6 @@ pub use peer::{
 };
 pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use relay::RelayTo;
-pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
+pub use report::{Refusals, ServerReport};
+pub use server::{NoPipeline, PerCore, RunningServer, Server};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};

@@ -8,14 +8,13 @@ use perihelion_runtime::{
     ChannelConfig, Config, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout,
 };
 use std::cell::RefCell;
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::admission::{Admission, Refusals};
+use crate::admission::Admission;
 use crate::channel::NewChannel;
 use crate::counters::Counters;
 use crate::filter::Filters;
@@ -23,6 +22,7 @@ use crate::group::{Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
+use crate::report::ServerReport;
 use crate::{Acceptor, Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
@@ -78,30 +78,6 @@ pub struct RunningServer {
     counters: Vec<Arc<Counters>>,
     admission: Arc<Admission>,
     number: u64,
-}
-
-/// What a server has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerReport {
-    /// Connections that were accepted.
-    pub connections: u64,
-    /// Of these, those that are open.
-    pub open: u64,
-    /// Connections that were refused. Those that were neither let in nor refused when the server stopped are in no
-    /// number.
-    pub refused: u64,
-    /// Why they were refused.
-    pub refusals: Refusals,
-    /// Messages that were handled: frames that codecs made.
-    pub messages: u64,
-    /// Messages that were sent: frames that codecs encoded.
-    pub messages_out: u64,
-    /// Bytes that were received, those of TLS included. Of relays: that went from clients to the target.
-    pub bytes_in: u64,
-    /// Bytes that were sent, those of TLS included. Of relays: that went from the target to clients.
-    pub bytes_out: u64,
-    /// Connections that were reset when the time to drain was over.
-    pub aborted: u64,
 }
 
 thread_local! {
@@ -519,24 +495,4 @@ fn next_number() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-impl fmt::Display for ServerReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "served {} connections", self.connections)?;
-        match self.messages {
-            // Bytes that are nobody's messages, as those of a relay.
-            0 if self.bytes_in + self.bytes_out > 0 => {
-                write!(f, ", {} bytes in and {} bytes out", self.bytes_in, self.bytes_out)?;
-            }
-            messages => write!(f, " and {messages} messages")?,
-        }
-        if self.refused > 0 {
-            write!(f, "; {} connections were refused", self.refused)?;
-        }
-        if self.aborted > 0 {
-            write!(f, "; {} connections were reset when the time to drain was over", self.aborted)?;
-        }
-        Ok(())
-    }
 }
