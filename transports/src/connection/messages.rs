@@ -1,12 +1,11 @@
 //! Messages on a connection: a reader and a writer that speak by a codec.
 
+use bytes::Bytes;
 use perihelion_pipeline::{BY_REFERENCE_BYTES, Codec, Input, Output, Result, Segment};
 use std::borrow::Borrow;
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
-
-use bytes::Bytes;
 
 use super::{Connection, Stream};
 
