@@ -471,7 +471,7 @@ fn what_is_no_packet_closes_the_connection_and_the_log_says_why() {
     read_to_end(&half.stream);
     assert!(matches!(ada.hear(), Packet::Despawn { .. }));
     ada.hears_text("half has left");
-    let said = server.stop(ada);
+    let said = server.stop((ada, stranger, half));
     assert!(said.contains("there is no packet 0x47"), "{said}");
     assert!(said.contains("ended inside a frame, after 3 bytes"), "{said}");
 }
