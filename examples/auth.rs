@@ -124,7 +124,7 @@ fn pipeline(users: &Users) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let users: Users = Arc::new(arguments.users.iter().cloned().collect());
-    let server = arguments.server.bind().pipeline(move |_conn| pipeline(&users));
+    let server = Server::bind(&arguments.server.listen).pipeline(move |_conn| pipeline(&users));
     arguments.server.serve(|runtime| Ok(server.start(runtime)?))
 }
 

@@ -27,7 +27,6 @@ use perihelion::prelude::*;
 use perihelion::tls::Session;
 use perihelion::transports::{PeerGroup, Slow};
 use shared::ServerArguments;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tls::{Security, TlsArguments};
 
 /// Brings what each client says to all others. Stops in order on SIGINT and SIGTERM.
@@ -44,10 +43,6 @@ const MESSAGE_BYTES_MAX: usize = u16::MAX as usize;
 /// Messages that wait for one listener.
 const QUEUE_MESSAGES: usize = 64;
 
-/// A feature of each client.
-#[derive(Clone, Copy, PartialEq)]
-struct Number(u64);
-
 fn messages() -> LengthPrefixed {
     LengthPrefixed::new(2, ByteOrder::Little, MESSAGE_BYTES_MAX)
 }
@@ -56,21 +51,18 @@ async fn serve(guest: Peer<Bytes, Bytes>, security: &Security, room: &PeerGroup<
     guest.set_mode(Mode::Passive); // the first byte is for TLS
     guest.upgrade(codec(security.stage()).codec(messages())).await?;
     guest.set_mode(Mode::Active);
-    let number = next_number();
+    let speaker = guest.id();
     let session = guest.get::<Session>();
     let name = match session.as_ref().and_then(|session| session.peer_names().next()) {
         Some(name) => name.into(),
-        None => format!("guest {}", number.0),
+        None => format!("guest {speaker}"),
     };
-    guest.features().insert(number);
     let _member = room.join(&guest);
     while let Some(message) = guest.recv().await? {
-        let text = str::from_utf8(&message).map_err(|error| {
-            drop(guest.abort());
-            Error::msg(format!("{name} has sent a message that is no UTF-8: {error}"))
-        })?;
+        let text = str::from_utf8(&message)
+            .map_err(|error| Error::msg(format!("{name} has sent a message that is no UTF-8: {error}")))?;
         for message in with_name(&name, text) {
-            let others = move |other: &PeerSender<Bytes>| other.get().as_deref() != Some(&number);
+            let others = move |other: &PeerSender<Bytes>| other.id() != speaker;
             room.send_to(message, Slow::Close, others).await;
         }
         guest.send(Bytes::new()).await?; // this waits too, for a speaker that doesn't read its replies
@@ -86,11 +78,6 @@ fn with_name(name: &str, text: &str) -> Vec<Bytes> {
     parts.map(|part| format!("{name}: {part}").into()).collect()
 }
 
-fn next_number() -> Number {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    Number(NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 fn main() -> Result<()> {
     let Arguments { server: arguments, tls } = Arguments::parse();
     let mut config = arguments.config()?;
@@ -100,8 +87,8 @@ fn main() -> Result<()> {
     let security = tls.load(&arguments.listen, &config.tls)?.ok_or_else(without)?;
     arguments.serve(|runtime| {
         let room = PeerGroup::new(runtime);
-        let server = arguments
-            .bind()
+        let server = tls
+            .bind(&arguments.listen)
             .channel(config.channel)
             .peer(|_conn| codec(messages()), async move |guest| serve(guest, &security, &room).await);
         Ok(server.start(runtime)?)

@@ -224,7 +224,8 @@ fn main() -> Result<()> {
     let Arguments { server: arguments } = Arguments::parse();
     arguments.serve(|runtime| {
         let cores = runtime.handle();
-        let server = arguments.bind().peer(|_conn| codec(Chat), async move |peer| serve(peer, &cores).await);
+        let server = Server::bind(&arguments.listen)
+            .peer(|_conn| codec(Chat), async move |peer| serve(peer, &cores).await);
         Ok(server.start(runtime)?)
     })
 }

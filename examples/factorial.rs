@@ -53,9 +53,9 @@ fn main() -> Result<()> {
     let pipeline = move || codec(numbers.codec()).tail(Product(1.into()));
     let server = match tls.load(&arguments.listen, &arguments.config()?.tls)? {
         Some(security) => {
-            arguments.bind().pipeline(move |_conn| codec(security.stage()).pipeline(pipeline()))
+            tls.bind(&arguments.listen).pipeline(move |_conn| codec(security.stage()).pipeline(pipeline()))
         }
-        None => arguments.bind().pipeline(move |_conn| pipeline()),
+        None => tls.bind(&arguments.listen).pipeline(move |_conn| pipeline()),
     };
     arguments.serve(|runtime| Ok(server.start(runtime)?))
 }

@@ -27,5 +27,5 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let Arguments { server, target } = Arguments::parse();
-    server.serve(|runtime| Ok(server.bind().relay_to(&target).start(runtime)?))
+    server.serve(|runtime| Ok(Server::bind(&server.listen).relay_to(&target).start(runtime)?))
 }

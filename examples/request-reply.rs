@@ -68,7 +68,7 @@ async fn wait_for(answer: Option<JoinHandle<()>>) {
 
 fn main() -> Result<()> {
     let Arguments { server: arguments, delay_ms } = Arguments::parse();
-    let server =
-        arguments.bind().peer(|_conn| codec(Frames::new()), async move |peer| serve(peer, delay_ms).await);
+    let server = Server::bind(&arguments.listen)
+        .peer(|_conn| codec(Frames::new()), async move |peer| serve(peer, delay_ms).await);
     arguments.serve(|runtime| Ok(server.start(runtime)?))
 }

@@ -128,8 +128,7 @@ fn main() -> Result<()> {
     channel.unsent_frames_max += size.level_packets_max();
     arguments.serve(|runtime| {
         let game = Game::start(runtime, size, Duration::from_millis(ping_ms))?;
-        let server = arguments
-            .bind()
+        let server = Server::bind(&arguments.listen)
             .channel(channel)
             .peer(|_conn| codec(Classic), async move |client| serve(client, &game, size).await);
         Ok(server.start(runtime)?)

@@ -388,6 +388,12 @@ impl Endpoint for Channel {
 
     fn wake(&mut self, io: &mut Io) {
         self.run_function(io);
+        if let Some(reason) = self.watch.as_ref().and_then(|watch| watch.take_failure())
+            && self.state == State::Open
+        {
+            self.run(io, |runner, ch| runner.fail(ch, reason));
+            self.ask_finish(io);
+        }
         match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
             None => {}
             Some(Wish::Close) => self.close(io),

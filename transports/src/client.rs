@@ -291,12 +291,12 @@ impl Client {
         let next = Next::new(&self.middleware, &protocol);
         drop(spawn_local(async move {
             let result = next.run(connection).await;
-            drop(handle.close());
             let let_go = || pipeline::Error::msg("middleware has let the connection go");
             match outside.take() {
                 Some((_, tell)) => drop(tell.send(Err(result.err().unwrap_or_else(let_go)))),
-                None => middleware::report(result),
+                None => middleware::conclude(&handle, &result),
             }
+            drop(handle.close());
         }));
         let panicked = |_| Err(pipeline::Error::msg("middleware has panicked"));
         told.await.unwrap_or_else(panicked).map_err(|cause| Error::GivenUp { address, cause })

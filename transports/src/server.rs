@@ -183,7 +183,7 @@ impl Server {
     }
 
     /// Each connection is an asynchronous function's, which runs as a task on the connection's worker. When it is done
-    /// the connection is closed in order; what it fails with is logged.
+    /// the connection is closed in order; what it fails with is the reason of the close, which is logged.
     ///
     /// ```no_run
     /// # use perihelion_transports::{Connection, Server};
@@ -211,7 +211,7 @@ impl Server {
 
     /// Each connection is a [`Peer`], with stages from the first function, and an asynchronous function's, which runs as
     /// a task on the connection's worker. When that is done, and nothing else holds the peer, the connection is closed in
-    /// order; what it fails with is logged. No frame is read before it has begun.
+    /// order; what it fails with is the reason of the close, which is logged. No frame is read before it has begun.
     ///
     /// ```no_run
     /// # use perihelion_pipeline::{Lines, codec};
@@ -243,7 +243,8 @@ impl Server {
                     let addresses = new.addresses().ok();
                     let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
                     let serve = Arc::clone(&serve);
-                    channel.run_by(async move { middleware::report(serve(peer).await) })
+                    let handle = crate::ChannelHandle::clone(&peer);
+                    channel.run_by(async move { middleware::conclude(&handle, &serve(peer).await) })
                 })
             });
         }
@@ -291,7 +292,8 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
     Box::new(move |new, group| {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
         let next = Next::new(&layers, &protocol);
-        channel.run_by(async move { middleware::report(next.run(connection).await) })
+        let handle = connection.handle();
+        channel.run_by(async move { middleware::conclude(&handle, &next.run(connection).await) })
     })
 }
 

@@ -1,13 +1,14 @@
 //! A channel as tasks on its worker see it: what is known about it, when it is closed, and the wish to close it.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Features, Pipeline, Runner, Traffic};
+use perihelion_pipeline::{Error, Features, Pipeline, Runner, Traffic};
 use perihelion_runtime::now;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ pub(crate) struct Watch {
     /// Those who wait for the end.
     waiting: RefCell<Vec<Waker>>,
     wish: Cell<Option<Wish>>,
+    /// For what reason the function that the connection belongs to has ended.
+    failure: Cell<Option<Error>>,
+    id: u64,
 }
 
 enum Stage {
@@ -89,6 +93,8 @@ impl Watch {
             stage: RefCell::new(Stage::New),
             waiting: RefCell::default(),
             wish: Cell::default(),
+            failure: Cell::default(),
+            id: next_id(),
         })
     }
 
@@ -128,6 +134,10 @@ impl Watch {
 
     pub(crate) fn take_wish(&self) -> Option<Wish> {
         self.wish.take()
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failure.take()
     }
 
     fn want(&self, wish: Wish) {
@@ -185,6 +195,17 @@ impl ChannelHandle {
             None => Ok(()),
             reason => Err(ConnectionError::Closed { reason }),
         }
+    }
+
+    /// Closes the channel for this reason, unless it was closed before.
+    pub(crate) fn fail(&self, reason: Error) {
+        self.0.failure.set(Some(reason));
+        self.0.want(Wish::Close);
+    }
+
+    /// A number that no other connection of the process has or had. It may go anywhere.
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// Whether the channel is closed.
@@ -247,4 +268,9 @@ impl Future for Closed {
         }
         Poll::Pending
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -71,7 +71,7 @@ impl Limits {
             unread_bytes: config.unread_bytes_max,
             unread_frames: config.unread_frames_max,
             unsent_frames: config.unsent_frames_max,
-            requests: config.requests_max,
+            requests: config.requests_max.max(1), // or no request would ever be made
             request: config.request(),
         }
     }

@@ -25,7 +25,7 @@ mod metrics;
 mod proxy_protocol;
 mod timeouts;
 
-use perihelion_pipeline::Result;
+use perihelion_pipeline::{Error, Result};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub use metrics::{ConnectionMetrics, ConnectionsReport, measure};
 pub use proxy_protocol::{accept_proxy_header, send_proxy_header};
 pub use timeouts::{LifetimeOver, idle, lifetime};
 
-use crate::{Connection, ConnectionError};
+use crate::{ChannelHandle, Connection, ConnectionError};
 
 pub(crate) type LocalFuture = Pin<Box<dyn Future<Output = Result<()>>>>;
 
@@ -68,7 +68,12 @@ impl Next {
                 self.at += 1;
                 layer(connection, self).await
             }
-            None => (self.protocol)(connection).await,
+            None => {
+                let channel = connection.handle();
+                let result = (self.protocol)(connection).await;
+                conclude(&channel, &result); // before what is outside waits for the close
+                result
+            }
         }
     }
 }
@@ -82,11 +87,16 @@ pub(crate) fn layer(call: impl AsyncFn(Connection, Next) -> Result<()> + Send + 
     })
 }
 
-/// What nobody has handled. That a connection was closed, and why, has been told already.
-pub(crate) fn report(result: Result<()>) {
-    if let Err(reason) = result
-        && reason.downcast_ref::<ConnectionError>().is_none()
-    {
-        tracing::info!(%reason, "a connection was closed for an error that nobody handled");
+/// The function that a connection belongs to is done. What it has failed with is the reason of the close.
+pub(crate) fn conclude(channel: &ChannelHandle, result: &Result<()>) {
+    let Err(error) = result else { return };
+    if error.downcast_ref::<ConnectionError>().is_some() {
+        return; // that it was closed, and why, has been told
+    }
+    let reason = error.to_string();
+    match channel.0.reason() {
+        None => channel.fail(Error::msg(reason)),
+        Some(told) if told.as_ref() == Some(&reason) => {}
+        Some(_) => tracing::info!(%reason, "the function of a connection has failed after that was closed"),
     }
 }

@@ -13,6 +13,7 @@ use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Runner, Stack, Switch
 use perihelion_runtime::{now, timeout};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
@@ -123,6 +124,20 @@ pub struct PeerStatistics {
     pub alive: Duration,
     /// How long ago bytes moved.
     pub idle: Duration,
+}
+
+impl fmt::Display for PeerStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PeerStatistics { frames_in, frames_out, bytes_in, bytes_out, alive, .. } = self;
+        write!(
+            f,
+            "{frames_in} frames and {bytes_in} bytes in, {frames_out} frames and {bytes_out} bytes out, in {alive:.0?}"
+        )?;
+        if self.dropped > 0 {
+            write!(f, "; {} frames were dropped", self.dropped)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a peer needs of its connection.
@@ -263,6 +278,18 @@ impl<In, Out> Peer<In, Out> {
         Subscription::new(&self.0.inbox, wants, true)
     }
 
+    /// Waits until the stages below are ready, as after [`upgrade`](Peer::upgrade): for TLS at the head of the pipeline,
+    /// until the handshake is done and its session is among the connection's features.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], with the reason, when the stages fail.
+    pub async fn ready(&self) -> Result<(), ConnectionError> {
+        match poll_fn(|task| self.0.inbox.poll_state(task, State::Open)).await {
+            State::Closed => Err(self.closed_error()),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the other side sends no more, or the connection is closed.
     pub async fn ended(&self) {
         poll_fn(|task| self.0.inbox.poll_state(task, State::Ended)).await;
@@ -375,10 +402,7 @@ impl<In, Out> Peer<In, Out> {
     {
         self.check_passive("an upgrade")?;
         self.replace_stages(&self.key(), stages)?;
-        match poll_fn(|task| self.0.inbox.poll_state(task, State::Open)).await {
-            State::Closed => Err(self.closed_error()),
-            _ => Ok(()),
-        }
+        self.ready().await
     }
 
     /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
