@@ -179,6 +179,15 @@ impl Channel {
         }
     }
 
+    /// The function that the connection belongs to may have failed.
+    fn take_failure(&mut self, io: &Io) {
+        if let Some(reason) = self.watch.as_ref().and_then(|watch| watch.take_failure())
+            && self.state == State::Open
+        {
+            self.run(io, |runner, ch| runner.fail(ch, reason));
+        }
+    }
+
     fn open(&mut self, io: &mut Io) {
         self.run_function(io); // first, so that it can say who gets frames
         self.state = State::Open;
@@ -367,6 +376,7 @@ impl Endpoint for Channel {
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
         self.group.count_work();
+        self.take_failure(io);
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }
@@ -388,16 +398,14 @@ impl Endpoint for Channel {
 
     fn wake(&mut self, io: &mut Io) {
         self.run_function(io);
-        if let Some(reason) = self.watch.as_ref().and_then(|watch| watch.take_failure())
-            && self.state == State::Open
-        {
-            self.run(io, |runner, ch| runner.fail(ch, reason));
-            self.ask_finish(io);
-        }
         match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
             None => {}
             Some(Wish::Close) => self.close(io),
-            Some(Wish::Abort) => return self.end(io, How::Reset),
+            Some(Wish::Fail) => self.ask_finish(io), // behind what the function has written
+            Some(Wish::Abort) => {
+                self.take_failure(io);
+                return self.end(io, How::Reset);
+            }
         }
         if self.state == State::Open {
             self.run(io, |runner, ch| runner.resume(ch));

@@ -48,6 +48,8 @@ enum Stage {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wish {
     Close,
+    /// With the reason that is left beside it.
+    Fail,
     Abort,
 }
 
@@ -200,7 +202,7 @@ impl ChannelHandle {
     /// Closes the channel for this reason, unless it was closed before.
     pub(crate) fn fail(&self, reason: Error) {
         self.0.failure.set(Some(reason));
-        self.0.want(Wish::Close);
+        self.0.want(Wish::Fail);
     }
 
     /// A number that no other connection of the process has or had. It may go anywhere.
