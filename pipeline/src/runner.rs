@@ -258,6 +258,11 @@ impl Runner {
         self.link.is_half_closed()
     }
 
+    /// Whether fewer bytes than the high-water mark wait to be sent.
+    pub fn is_writable(&self) -> bool {
+        self.link.is_writable()
+    }
+
     /// Whether a stage has asked for the connection to be reset.
     pub fn is_aborted(&self) -> bool {
         self.link.is_aborted()
@@ -337,12 +342,11 @@ impl Runner {
         ch: &mut Channel,
         call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> R,
     ) -> R {
-        std::mem::swap(&mut self.link, &mut ch.link);
-        let result = call(&mut *self.pipeline, ch);
-        if ch.has_raised() {
-            pass_raised(&mut *self.pipeline, ch);
+        let swapped = Swapped::new(&mut self.link, ch);
+        let result = call(&mut *self.pipeline, swapped.channel);
+        if swapped.channel.has_raised() {
+            pass_raised(&mut *self.pipeline, swapped.channel);
         }
-        std::mem::swap(&mut self.link, &mut ch.link);
         result
     }
 
@@ -418,6 +422,27 @@ impl Runner {
             self.signal(ch, Signal::Writable(true));
         }
         self.resume(ch);
+    }
+}
+
+/// A channel's state in the loop's `Channel`, until this is dropped: a panic too leaves it where it belongs.
+struct Swapped<'a> {
+    link: &'a mut Box<Link>,
+    channel: &'a mut Channel,
+}
+
+impl<'a> Swapped<'a> {
+    #[inline]
+    fn new(link: &'a mut Box<Link>, channel: &'a mut Channel) -> Self {
+        std::mem::swap(link, &mut channel.link);
+        Swapped { link, channel }
+    }
+}
+
+impl Drop for Swapped<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        std::mem::swap(self.link, &mut self.channel.link);
     }
 }
 

@@ -192,7 +192,8 @@ impl<T> Writer<T> {
         .await
     }
 
-    /// Ready when there is room for a message. Otherwise the task is woken when there is.
+    /// Ready when there is room for a message. Otherwise everything queued is written, and the task is woken when there
+    /// is room.
     ///
     /// # Errors
     /// [`ChannelClosed`], when there will be none.
@@ -203,6 +204,7 @@ impl<T> Writer<T> {
             Poll::Ready(Err(ChannelClosed))
         } else {
             self.0.wait(task.waker());
+            self.0.flush(); // what waits for a flush would take the room for ever
             Poll::Pending
         }
     }

@@ -1,32 +1,14 @@
 //! Who gets a frame, and that none is lost.
 
 use perihelion::prelude::*;
-use perihelion::runtime::simulation::Simulation;
-use perihelion::testing::{Faults, TestChannel, each_seed};
-use perihelion::transports::{Handling, PeerStatistics};
+use perihelion::testing::{Faults, each_seed};
+use perihelion::transports::Handling;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::world::*;
+
 type Log = Rc<RefCell<Vec<String>>>;
-
-fn lines() -> Lines {
-    Lines::lf(100)
-}
-
-fn open(seed: u64, faults: Faults) -> (TestChannel, Peer<String, String>) {
-    TestChannel::peer(Simulation::new(seed, faults), &Config::default(), codec(lines()))
-}
-
-/// Runs a task of the channel's worker to its end.
-fn run<T: 'static>(channel: &mut TestChannel, task: impl Future<Output = T> + 'static) -> T {
-    let task = channel.simulation().spawn(task);
-    channel.simulation().finish(task).expect("it is done")
-}
-
-fn statistics(channel: &mut TestChannel, peer: &Peer<String, String>) -> PeerStatistics {
-    let peer = peer.clone();
-    run(channel, async move { peer.statistics() })
-}
 
 #[test]
 fn an_echo_loses_nothing_whatever_happens_on_the_way() {
@@ -144,8 +126,7 @@ fn a_receive_that_is_given_up_loses_nothing() {
 
 #[test]
 fn a_full_queue_stops_reading_until_it_is_half_empty() {
-    let config = Config::parse("[channel]\nunread_frames_max = 10").unwrap();
-    let (mut channel, peer) = TestChannel::peer(Simulation::new(1, Faults::none()), &config, codec(lines()));
+    let (mut channel, peer) = open_with(1, Faults::none(), "unread_frames_max = 10");
     let sent: Vec<String> = (0..100).map(|number| format!("{number}")).collect();
     channel.send(sent.join("\n") + "\n");
     assert_eq!(statistics(&mut channel, &peer).unread_frames, 10);
@@ -160,8 +141,7 @@ fn a_full_queue_stops_reading_until_it_is_half_empty() {
 
 #[test]
 fn a_subscription_that_is_not_read_stops_reading_until_it_is_dropped() {
-    let config = Config::parse("[channel]\nunread_frames_max = 10").unwrap();
-    let (mut channel, peer) = TestChannel::peer(Simulation::new(1, Faults::none()), &config, codec(lines()));
+    let (mut channel, peer) = open_with(1, Faults::none(), "unread_frames_max = 10");
     let unread = peer.subscribe(|_| true);
     let mut read = peer.subscribe(|_| true);
     channel.send("x\n".repeat(100));
@@ -176,6 +156,39 @@ fn a_subscription_that_is_not_read_stops_reading_until_it_is_dropped() {
     });
     channel.end();
     assert_eq!(channel.simulation().finish(count), Some(100));
+}
+
+#[test]
+fn a_subscription_is_not_held_up_by_frames_in_the_queue_that_nobody_takes() {
+    each_seed(0..50, |seed| {
+        let (mut channel, peer) = open_with(seed, Faults::survivable(), "unread_frames_max = 10");
+        channel.send("before\n".repeat(8));
+        let mut subscription = peer.subscribe(|_| true);
+        channel.send("after\n".repeat(50));
+        let received = start(&mut channel, async move {
+            for _ in 0..50 {
+                assert_eq!(subscription.next().await.as_deref(), Some("after"));
+            }
+        });
+        assert!(received.is_there());
+        // A subscription that takes what fills the queue makes room.
+        channel.send("more\n".repeat(100));
+        assert_eq!(statistics(&mut channel, &peer).unread_frames, 10);
+        drop(peer.subscribe_with_queued(|line| line == "before"));
+        channel.simulation().run();
+        assert_eq!(statistics(&mut channel, &peer).frames_in, 8 + 50 + 2 + 8);
+    });
+}
+
+#[test]
+fn what_is_shown_and_wanted_by_nobody_is_counted_as_dropped() {
+    let (mut channel, peer) = open(1, Faults::none());
+    peer.on_received(|line| if line == "mine" { Handling::Handled } else { Handling::PassOn });
+    channel.send("mine\nnobody's\n");
+    let _short = peer.subscribe(|line| line.len() < 3);
+    channel.send("mine\nab\nnobody's\n");
+    let statistics = statistics(&mut channel, &peer);
+    assert_eq!((statistics.frames_in, statistics.dropped, statistics.unread_frames), (5, 2, 0));
 }
 
 #[test]

@@ -15,7 +15,8 @@ fn what_it_fails_with_is_the_reason_of_the_close_and_comes_behind_what_it_has_se
         .with(async move |connection: Connection, next: Next| {
             let handle = connection.handle();
             let result = next.run(connection).await;
-            told.lock().unwrap().push((handle.closed().await, result.is_err()));
+            let reason = handle.closed().await;
+            told.lock().unwrap().push((reason, result.is_err()));
             result
         })
         .peer(

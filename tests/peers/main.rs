@@ -1,7 +1,15 @@
 //! Peers and connections, over the simulated world and over sockets.
 
+#[allow(dead_code, reason = "not all of it is needed here")]
+#[path = "../tls/authority.rs"]
+mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 
 mod delivery;
 mod functions;
+mod passive;
+mod reentry;
+mod requests;
+mod sending;
+mod world;

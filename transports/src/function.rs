@@ -5,7 +5,7 @@
 //! what it sends when it has returned.
 
 use perihelion_runtime::spawn_local;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -19,8 +19,8 @@ pub(crate) struct Function {
 /// Shared by a function's channel and what the function waits for.
 #[derive(Default)]
 pub(crate) struct Turn {
-    /// The channel is calling the function.
-    running: Cell<bool>,
+    /// The channel's waker, while the channel is calling the function.
+    running: RefCell<Option<Waker>>,
     /// Something has come for it.
     due: Cell<bool>,
 }
@@ -47,11 +47,11 @@ impl Function {
         struct Running<'a>(&'a Turn);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
-                self.0.running.set(false);
+                self.0.running.take();
             }
         }
         self.turn.due.set(false);
-        self.turn.running.set(true);
+        self.turn.running.replace(Some(channel.clone()));
         let _running = Running(&self.turn);
         self.future.as_mut().poll(&mut Context::from_waker(channel)).is_ready()
     }
@@ -65,14 +65,20 @@ impl Function {
 impl Turn {
     /// Whether the channel is calling its function now, and so will look at what that has done.
     pub(crate) fn is_running(&self) -> bool {
-        self.running.get()
+        self.running.borrow().is_some()
     }
 }
 
 impl Receiver {
-    /// Whoever polls with this task's waker.
+    /// Whoever polls with this task's waker. A part of the function may have one of its own, by which it knows that it is
+    /// to be polled.
     pub(crate) fn of(task: &Context<'_>, turn: &Turn) -> Self {
-        if turn.is_running() { Receiver::Function } else { Receiver::Task(task.waker().clone()) }
+        let function = turn.running.borrow();
+        if function.as_ref().is_some_and(|function| function.will_wake(task.waker())) {
+            Receiver::Function
+        } else {
+            Receiver::Task(task.waker().clone())
+        }
     }
 
     pub(crate) fn wake(self, turn: &Turn) {

@@ -21,6 +21,8 @@ pub(super) struct Inbox<In: 'static> {
     tails: Cell<usize>,
     /// Of the newest.
     generation: Cell<u32>,
+    /// Of the newest whose stages are ready.
+    ready: Cell<u32>,
     limit: usize,
 }
 
@@ -30,7 +32,7 @@ struct Inner<In> {
     queue: VecDeque<In>,
     mode: Mode,
     state: State,
-    /// Pauses the channel, once it is open.
+    /// Pauses the channel, once it is open. See [`Inner::demand`].
     demand: Option<DemandHandle>,
     /// Reading has stopped, for a queue is full.
     full: bool,
@@ -39,7 +41,7 @@ struct Inner<In> {
     /// A task waits in `recv`.
     receiving: bool,
     receiver: Option<Receiver>,
-    /// Those who wait for a change of `state`.
+    /// Those who wait for a change of `state` or `ready`.
     watching: Vec<Waker>,
     on_received: Option<OnReceived<In>>,
     subscribers: Slab<Subscriber<In>>,
@@ -48,7 +50,7 @@ struct Inner<In> {
 /// The end of frames.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub(super) enum State {
-    /// The stages below are not ready: a handshake is under way.
+    /// The stages below are not ready: a handshake is under way. Or somebody else reads the bytes.
     Preparing,
     Open,
     /// The other side sends no more.
@@ -91,6 +93,7 @@ impl<In: 'static> Inbox<In> {
             dropped: Cell::new(0),
             tails: Cell::new(0),
             generation: Cell::new(0),
+            ready: Cell::new(0),
             limit,
         }
     }
@@ -118,17 +121,14 @@ impl<In: 'static> Inbox<In> {
     pub(super) fn opened(&self, demand: DemandHandle) -> bool {
         let mut inner = self.inner.borrow_mut();
         inner.demand = Some(demand);
-        if std::mem::take(&mut inner.asked) {
-            inner.wake_receiver(); // to ask again
-        }
         inner.reads()
     }
 
-    /// The stages of this generation are ready.
-    pub(super) fn set_ready(&self, generation: u32) {
-        if generation == self.generation.get() {
-            self.advance(State::Open);
-        }
+    /// The stages of this generation are ready. Says whether the channel is to go on reading.
+    pub(super) fn set_ready(&self, generation: u32) -> bool {
+        self.ready.set(self.ready.get().max(generation));
+        self.advance(if generation == self.generation.get() { State::Open } else { State::Preparing });
+        self.inner.borrow().reads()
     }
 
     /// The other side sends no more.
@@ -140,12 +140,19 @@ impl<In: 'static> Inbox<In> {
     /// Says whether the channel is to go on reading.
     pub(super) fn deliver(&self, frame: In) -> bool {
         self.frames.set(self.frames.get() + 1);
-        let mut inner = self.inner.borrow_mut();
-        inner.asked = false;
-        let claim = match inner.mode {
-            Mode::Active => self.requests.claim(frame),
-            Mode::Passive => Claim::PassOn(frame),
+        let mode = {
+            let mut inner = self.inner.borrow_mut();
+            inner.asked = false;
+            inner.mode
         };
+        let claim = match mode {
+            Mode::Active => self.requests.claim(frame),
+            Mode::Passive => {
+                self.requests.pass_by();
+                Claim::PassOn(frame)
+            }
+        };
+        let mut inner = self.inner.borrow_mut();
         match claim {
             Claim::Taken => {}
             Claim::Unwanted => self.count_dropped(),
@@ -167,48 +174,67 @@ impl<In: 'static> Inbox<In> {
         let on_received = self.inner.borrow_mut().on_received.take();
         if let Some(mut on_received) = on_received {
             let handling = on_received(&frame);
-            self.inner.borrow_mut().on_received.get_or_insert(on_received);
+            // It may have set another, which then takes its place.
+            let other = self.inner.borrow_mut().on_received.take();
+            drop(self.replace_on_received(Some(other.unwrap_or(on_received))));
             if handling == Handling::Handled {
                 return;
             }
         }
         let keys: Vec<usize> = self.inner.borrow().subscribers.iter().map(|(key, _)| key).collect();
+        let mut is_wanted = false;
         for key in keys {
             let take = |inner: &mut Inner<In>| inner.subscribers.get_mut(key)?.offer.take();
             let Some(mut offer) = take(&mut self.inner.borrow_mut()) else { continue };
             let wanted = offer(&frame);
             let inner = &mut *self.inner.borrow_mut();
-            if let Some(subscriber) = inner.subscribers.get_mut(key) {
+            // It may have dropped its subscription, and made another.
+            if let Some(subscriber) = inner.subscribers.get_mut(key)
+                && subscriber.offer.is_none()
+            {
                 subscriber.offer = Some(offer);
+                is_wanted |= wanted.is_some();
                 subscriber.queue.extend(wanted);
                 inner.full |= subscriber.queue.len() >= self.limit;
                 subscriber.waker.take().into_iter().for_each(Waker::wake);
             }
         }
+        if !is_wanted {
+            self.count_dropped();
+        }
     }
 
     /// The state goes one way: an end in order stays one when the channel is closed.
     fn advance(&self, state: State) {
-        let mut inner = self.inner.borrow_mut();
-        if state == State::Closed {
-            inner.demand = None;
+        if state >= State::Ended {
             self.requests.fail();
         }
-        if state <= inner.state || (inner.state == State::Ended) {
-            return;
+        let mut inner = self.inner.borrow_mut();
+        if state > inner.state && inner.state != State::Ended {
+            inner.state = state;
+            inner.wake_receiver();
+            inner.wake_subscribers();
         }
-        inner.state = state;
-        let mut waiting = std::mem::take(&mut inner.watching);
-        inner.wake_receiver();
-        waiting.extend(inner.subscribers.iter_mut().filter_map(|(_, subscriber)| subscriber.waker.take()));
-        if state == State::Closed {
-            let on_received = inner.on_received.take();
-            drop(inner);
-            drop(on_received); // it may hold what holds this
-        } else {
-            drop(inner);
-        }
-        waiting.into_iter().for_each(Waker::wake);
+        let watching = std::mem::take(&mut inner.watching);
+        // What is called for frames may hold what holds this.
+        let unused = (state == State::Closed).then(|| {
+            inner.demand = None;
+            let offers: Vec<_> = inner.subscribers.iter_mut().map(|(_, other)| other.offer.take()).collect();
+            (inner.on_received.take(), offers)
+        });
+        drop(inner);
+        drop(unused);
+        watching.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether no pipeline feeds it any more.
+    /// Of the newest stages.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.tails.get() == 0
     }
 }
 
@@ -218,7 +244,8 @@ impl<In: 'static> Inbox<In> {
     pub(super) fn pop(&self) -> Option<In> {
         let mut inner = self.inner.borrow_mut();
         let frame = inner.queue.pop_front()?;
-        inner.make_room(self.limit);
+        let left = inner.queue.len();
+        inner.make_room(left, self.limit);
         Some(frame)
     }
 
@@ -232,7 +259,7 @@ impl<In: 'static> Inbox<In> {
             return Poll::Ready(Err(inner.state));
         }
         if inner.mode == Mode::Passive && !std::mem::replace(&mut inner.asked, true) {
-            inner.demand.iter().for_each(DemandHandle::read_one);
+            inner.demand().for_each(DemandHandle::resume); // until a frame has come
         }
         inner.receiver = Some(Receiver::of(task, &inner.turn));
         Poll::Pending
@@ -243,22 +270,39 @@ impl<In: 'static> Inbox<In> {
         !std::mem::replace(&mut self.inner.borrow_mut().receiving, true)
     }
 
+    pub(super) fn is_receiving(&self) -> bool {
+        self.inner.borrow().receiving
+    }
+
     pub(super) fn end_receiving(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.receiving = false;
         inner.receiver = None;
     }
 
-    /// Ready when the state is this one or a later one.
-    pub(super) fn poll_state(&self, task: &mut Context<'_>, at_least: State) -> Poll<State> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.state >= at_least {
-            return Poll::Ready(inner.state);
+    /// Ready when the other side sends no more.
+    pub(super) fn poll_ended(&self, task: &mut Context<'_>) -> Poll<()> {
+        if self.inner.borrow().state >= State::Ended {
+            return Poll::Ready(());
         }
-        if !inner.watching.iter().any(|waker| waker.will_wake(task.waker())) {
-            inner.watching.push(task.waker().clone());
-        }
+        self.watch(task);
         Poll::Pending
+    }
+
+    /// Ready when the stages of this generation are, or will never be.
+    pub(super) fn poll_ready(&self, task: &mut Context<'_>, generation: u32) -> Poll<()> {
+        if self.ready.get() >= generation || self.is_closed() {
+            return Poll::Ready(());
+        }
+        self.watch(task);
+        Poll::Pending
+    }
+
+    fn watch(&self, task: &mut Context<'_>) {
+        let watching = &mut self.inner.borrow_mut().watching;
+        if !watching.iter().any(|waker| waker.will_wake(task.waker())) {
+            watching.push(task.waker().clone());
+        }
     }
 
     pub(super) fn mode(&self) -> Mode {
@@ -274,15 +318,22 @@ impl<In: 'static> Inbox<In> {
         match mode {
             Mode::Active => inner.read_on(),
             Mode::Passive => {
-                inner.demand.iter().for_each(DemandHandle::pause);
+                inner.demand().for_each(DemandHandle::pause);
                 inner.wake_receiver(); // to ask for a frame
             }
         }
     }
 
-    pub(super) fn set_on_received(&self, on_received: Option<OnReceived<In>>) {
-        let before = std::mem::replace(&mut self.inner.borrow_mut().on_received, on_received);
-        drop(before); // it may hold what holds this
+    pub(super) fn set_on_received(&self, on_received: OnReceived<In>) {
+        drop(self.replace_on_received(Some(on_received))); // it may hold what holds this
+    }
+
+    /// Gives what will not be called.
+    fn replace_on_received(&self, on_received: Option<OnReceived<In>>) -> Option<OnReceived<In>> {
+        if self.is_closed() {
+            return on_received;
+        }
+        std::mem::replace(&mut self.inner.borrow_mut().on_received, on_received)
     }
 
     pub(super) fn frames(&self) -> u64 {
@@ -316,18 +367,24 @@ impl<In: 'static> Inbox<In> {
         for frame in queued {
             if wants(&frame) { queue.push_back(frame) } else { rest.push_back(frame) }
         }
-        let offer: Offer<In> = Some(Box::new(move |frame| wants(frame).then(|| frame.clone())));
-        let inner = &mut *self.inner.borrow_mut();
-        if with_queued {
-            inner.queue = rest;
+        let mut offer: Offer<In> = None; // of a peer that is closed, and shows no more
+        if !self.is_closed() {
+            offer = Some(Box::new(move |frame| wants(frame).then(|| frame.clone())));
         }
-        inner.subscribers.insert(Subscriber { offer, queue, waker: None })
+        let inner = &mut *self.inner.borrow_mut();
+        let key = inner.subscribers.insert(Subscriber { offer, queue, waker: None });
+        if with_queued {
+            let left = rest.len();
+            inner.queue = rest;
+            inner.make_room(left, self.limit);
+        }
+        key
     }
 
     pub(super) fn unsubscribe(&self, key: usize) {
         let mut inner = self.inner.borrow_mut();
         let subscriber = inner.subscribers.try_remove(key);
-        inner.make_room(self.limit);
+        inner.make_room(0, self.limit);
         drop(inner);
         drop(subscriber); // user code
     }
@@ -336,7 +393,8 @@ impl<In: 'static> Inbox<In> {
         let inner = &mut *self.inner.borrow_mut();
         let subscriber = &mut inner.subscribers[key];
         if let Some(frame) = subscriber.queue.pop_front() {
-            inner.make_room(self.limit);
+            let left = subscriber.queue.len();
+            inner.make_room(left, self.limit);
             return Poll::Ready(Some(frame));
         }
         if let State::Ended | State::Closed = inner.state {
@@ -350,7 +408,7 @@ impl<In: 'static> Inbox<In> {
 impl<In> Inner<In> {
     /// Whether a task waits for the next frame.
     fn is_awaited(&self) -> bool {
-        self.receiving && self.queue.is_empty()
+        (self.receiving || self.receiver.is_some()) && self.queue.is_empty()
     }
 
     fn wake_receiver(&mut self) {
@@ -359,15 +417,27 @@ impl<In> Inner<In> {
         }
     }
 
-    /// Whether frames are read as they come.
+    fn wake_subscribers(&mut self) {
+        for (_, subscriber) in &mut self.subscribers {
+            subscriber.waker.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether a frame is to be read.
     fn reads(&self) -> bool {
-        self.mode == Mode::Active && !self.full
+        !self.full && (self.mode == Mode::Active || self.asked)
     }
 
     fn read_on(&self) {
         if self.reads() {
-            self.demand.iter().for_each(DemandHandle::resume);
+            self.demand().for_each(DemandHandle::resume);
         }
+    }
+
+    /// To pause and resume the channel with. While the stages are not ready, they read what they need; and what stands
+    /// in a peer's place reads what it wants.
+    fn demand(&self) -> impl Iterator<Item = &DemandHandle> {
+        self.demand.iter().filter(|_| self.state != State::Preparing)
     }
 
     fn is_observed(&self) -> bool {
@@ -380,12 +450,13 @@ impl<In> Inner<In> {
         self.wake_receiver();
     }
 
-    /// Reads on when no queue is more than half full.
-    fn make_room(&mut self, limit: usize) {
-        let roomy = |queue: &VecDeque<In>| queue.len() <= limit / 2;
+    /// A queue holds so many frames now. Reads on when it is half empty, and none is full.
+    fn make_room(&mut self, left: usize, limit: usize) {
+        let is_full = |queue: &VecDeque<In>| queue.len() >= limit;
         if self.full
-            && roomy(&self.queue)
-            && self.subscribers.iter().all(|(_, subscriber)| roomy(&subscriber.queue))
+            && left <= limit / 2
+            && !is_full(&self.queue)
+            && !self.subscribers.iter().any(|(_, subscriber)| is_full(&subscriber.queue))
         {
             self.full = false;
             self.read_on();

@@ -35,6 +35,7 @@ use crate::group::Group;
 use crate::watch::Watch;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 use inbox::{Inbox, State};
+use requests::Queued;
 
 /// One side of a connection that exchanges frames: the same type for the side that accepts and the one that connects.
 ///
@@ -140,6 +141,9 @@ impl fmt::Display for PeerStatistics {
     }
 }
 
+const REQUEST_WHILE_PASSIVE: ConnectionError =
+    ConnectionError::WrongMode { what: "a request", needs: Mode::Active };
+
 /// What a peer needs of its connection.
 struct Parts<In: 'static, Out: 'static> {
     key: SwitchKey<Bytes, Bytes>,
@@ -223,10 +227,8 @@ impl<In, Out> Peer<In, Out> {
     /// [`ConnectionError::Closed`], unless the other side has ended in order before; and
     /// [`ConnectionError::ReceivePending`], when another task waits already.
     pub async fn recv(&self) -> Result<Option<In>, ConnectionError> {
-        if self.0.detached.get() {
-            return Err(ConnectionError::Detached);
-        }
         let inbox = &self.0.inbox;
+        self.check_attached()?;
         if !inbox.begin_receiving() {
             return Err(ConnectionError::ReceivePending);
         }
@@ -238,6 +240,11 @@ impl<In, Out> Peer<In, Out> {
         }
         let _receiving = Receiving(inbox);
         poll_fn(|task| self.poll_recv(task)).await
+    }
+
+    fn check_attached(&self) -> Result<(), ConnectionError> {
+        let is_detached = self.0.detached.get() && !self.0.inbox.is_closed();
+        if is_detached { Err(ConnectionError::Detached) } else { Ok(()) }
     }
 
     /// A frame of the queue, if there is one.
@@ -259,7 +266,7 @@ impl<In, Out> Peer<In, Out> {
     /// A function that holds the peer itself keeps the connection from being closed when the peer is dropped; one that
     /// answers holds a [sender](Peer::sender).
     pub fn on_received(&self, call: impl FnMut(&In) -> Handling + 'static) {
-        self.0.inbox.set_on_received(Some(Box::new(call)));
+        self.0.inbox.set_on_received(Box::new(call));
     }
 
     /// Copies of the frames that are wanted, from now on, as a stream. The predicate is called on the connection's way.
@@ -284,15 +291,12 @@ impl<In, Out> Peer<In, Out> {
     /// # Errors
     /// [`ConnectionError::Closed`], with the reason, when the stages fail.
     pub async fn ready(&self) -> Result<(), ConnectionError> {
-        match poll_fn(|task| self.0.inbox.poll_state(task, State::Open)).await {
-            State::Closed => Err(self.closed_error()),
-            _ => Ok(()),
-        }
+        self.are_ready(self.0.inbox.generation()).await
     }
 
     /// Waits until the other side sends no more, or the connection is closed.
     pub async fn ended(&self) {
-        poll_fn(|task| self.0.inbox.poll_state(task, State::Ended)).await;
+        poll_fn(|task| self.0.inbox.poll_ended(task)).await;
     }
 
     /// When frames are read.
@@ -315,9 +319,9 @@ impl<In, Out> Peer<In, Out> {
     /// type](Reply::unclaimed) says. A peer that has ever made such a request looks at each frame whether it is a reply.
     ///
     /// # Errors
-    /// [`ConnectionError::NoReply`], [`ConnectionError::Closed`]; [`ConnectionError::DuplicateRequest`], when a request
-    /// with this identifier waits, or one of [another kind](Peer::request_in_order);
-    /// [`ConnectionError::WrongMode`] in passive mode.
+    /// [`ConnectionError::NoReply`]; [`ConnectionError::Closed`], also when the other side sends no more;
+    /// [`ConnectionError::DuplicateRequest`], when a request with this identifier waits, or one of
+    /// [another kind](Peer::request_in_order); [`ConnectionError::WrongMode`] in passive mode.
     pub async fn request(&self, frame: Out) -> Result<In, ConnectionError>
     where
         In: Reply<Id: Clone>,
@@ -329,11 +333,12 @@ impl<In, Out> Peer<In, Out> {
             if requests.is_waiting(&id).map_err(duplicate)? {
                 return Err(ConnectionError::DuplicateRequest);
             }
-            self.ready_for_request().await?;
-            // A reply can't come before the turn is over.
+            let queued = self.queue_for_request().await?;
+            // A reply can't come before the turn of the event loop is over.
             let ticket = requests.wait_for(id).map_err(duplicate)?;
+            drop(queued);
             self.write_request(frame)?;
-            ticket.reply().await.ok_or_else(|| self.closed_error())
+            ticket.reply().await.ok_or_else(|| self.lost_reply())
         })
         .await
     }
@@ -344,14 +349,16 @@ impl<In, Out> Peer<In, Out> {
     /// Dropped, the future gives the request up; its reply is dropped in its turn.
     ///
     /// # Errors
-    /// As for [`request`](Peer::request), with which it can't be mixed on one peer.
+    /// As for [`request`](Peer::request), with which it can't be mixed on one peer; and [`ConnectionError::WrongMode`],
+    /// when the reply was received in passive mode.
     pub async fn request_in_order(&self, frame: Out) -> Result<In, ConnectionError> {
         self.in_time(async {
-            self.ready_for_request().await?;
+            let queued = self.queue_for_request().await?;
             let ticket = self.0.inbox.requests.wait_in_turn();
             let ticket = ticket.map_err(|_| ConnectionError::DuplicateRequest)?;
+            drop(queued);
             self.write_request(frame)?;
-            ticket.reply().await.ok_or_else(|| self.closed_error())
+            ticket.reply().await.ok_or_else(|| self.lost_reply())
         })
         .await
     }
@@ -361,19 +368,25 @@ impl<In, Out> Peer<In, Out> {
         request: impl Future<Output = Result<T, ConnectionError>>,
     ) -> Result<T, ConnectionError> {
         if self.mode() == Mode::Passive {
-            return Err(ConnectionError::WrongMode { what: "a request", needs: Mode::Active });
+            return Err(REQUEST_WHILE_PASSIVE);
         }
         let limit = self.0.limits.request;
         timeout(limit, request).await.unwrap_or(Err(ConnectionError::NoReply(limit)))
     }
 
     /// Waits until one more request may wait, and there is room for it in the queue.
-    async fn ready_for_request(&self) -> Result<(), ConnectionError> {
+    async fn queue_for_request(&self) -> Result<Queued<'_, In>, ConnectionError> {
+        let mut queued = self.0.inbox.requests.queue();
         let room = poll_fn(|task| {
-            ready!(self.0.inbox.requests.poll_ready(task));
+            ready!(queued.poll(task));
             self.0.sender.writer().poll_ready(task)
         });
-        room.await.map_err(|_| self.closed_error())
+        room.await.map_err(|_| self.closed_error())?;
+        if self.0.inbox.requests.has_failed() { Err(self.closed_error()) } else { Ok(queued) }
+    }
+
+    fn lost_reply(&self) -> ConnectionError {
+        if self.0.inbox.requests.has_failed() { self.closed_error() } else { REQUEST_WHILE_PASSIVE }
     }
 
     fn write_request(&self, frame: Out) -> Result<(), ConnectionError> {
@@ -401,8 +414,8 @@ impl<In, Out> Peer<In, Out> {
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         self.check_passive("an upgrade")?;
-        self.replace_stages(&self.key(), stages)?;
-        self.ready().await
+        let generation = self.replace_stages(&self.key(), stages)?;
+        self.are_ready(generation).await
     }
 
     /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
@@ -460,6 +473,13 @@ impl<In, Out> Peer<In, Out> {
         }
     }
 
+    /// Waits until the stages of this generation are ready.
+    async fn are_ready(&self, generation: u32) -> Result<(), ConnectionError> {
+        let inbox = &self.0.inbox;
+        poll_fn(|task| inbox.poll_ready(task, generation)).await;
+        if inbox.is_closed() { Err(self.closed_error()) } else { Ok(()) }
+    }
+
     fn key(&self) -> SwitchKey<Bytes, Bytes> {
         self.0.key.borrow().clone()
     }
@@ -472,12 +492,12 @@ impl<In, Out> Peer<In, Out> {
         }
     }
 
-    /// Leads the bytes of this key to new stages, and through them to this peer.
+    /// Leads the bytes of this key to new stages, and through them to this peer. Gives their generation.
     fn replace_stages<S>(
         &self,
         below: &SwitchKey<Bytes, Bytes>,
         stages: Builder<S>,
-    ) -> Result<(), ConnectionError>
+    ) -> Result<u32, ConnectionError>
     where
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
@@ -485,10 +505,11 @@ impl<In, Out> Peer<In, Out> {
         let inner = &*self.0;
         let key = SwitchKey::new();
         let tail = PeerTail::new(&inner.inbox);
+        let generation = tail.generation();
         let pipeline = stages.tail_on_switch(&key, tail, inner.sender.writer());
         below.request(pipeline).map_err(|_| self.closed_error())?;
         inner.key.replace(key);
-        Ok(())
+        Ok(generation)
     }
 }
 
@@ -505,11 +526,15 @@ impl<In, Out> Deref for Peer<In, Out> {
     }
 }
 
-/// What [`Peer::recv`] gives. The stream ends with the frames.
+/// What [`Peer::recv`] gives. The stream ends with the frames. For one task: of two that wait by it, the last is woken.
 impl<In, Out> futures_core::Stream for Peer<In, Out> {
     type Item = Result<In, ConnectionError>;
 
     fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.check_attached()?;
+        if self.0.inbox.is_receiving() {
+            return Poll::Ready(Some(Err(ConnectionError::ReceivePending)));
+        }
         self.poll_recv(task).map(Result::transpose)
     }
 }

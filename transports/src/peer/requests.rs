@@ -2,8 +2,9 @@
 
 use slab::Slab;
 use std::any::Any;
-use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::cell::{OnceCell, RefCell};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::task::{Context, Poll, Waker};
@@ -40,14 +41,20 @@ pub enum Unclaimed {
     PassOn,
 }
 
-/// Requests that wait for their replies.
-pub(super) struct Requests<In>(RefCell<Inner<In>>);
+/// Requests that wait for their replies. No borrow lasts while a frame's own code runs, which may look at the peer.
+pub(super) struct Requests<In> {
+    waiting: RefCell<Waiting<In>>,
+    /// Chosen by the first request.
+    matching: OnceCell<Matching<In>>,
+}
 
-struct Inner<In> {
+struct Waiting<In> {
     waiters: Slab<Waiter<In>>,
-    matching: Matching<In>,
-    /// Those who wait until fewer requests wait.
-    queue: VecDeque<Waker>,
+    /// Those who wait until fewer requests wait, the oldest first.
+    queue: BTreeMap<u64, Waker>,
+    /// Of these, those for whom a place is kept. Or whoever makes one free could take it again before they run.
+    granted: BTreeSet<u64>,
+    next_number: u64,
     max: usize,
     closed: bool,
 }
@@ -55,7 +62,7 @@ struct Inner<In> {
 enum Waiter<In> {
     Waiting(Option<Waker>),
     Replied(In),
-    /// The channel is closed.
+    /// There will be no reply.
     Failed,
     /// Nobody waits any more, but a reply will come in its turn.
     Forgotten,
@@ -63,20 +70,19 @@ enum Waiter<In> {
 
 /// How replies find their requests.
 enum Matching<In> {
-    /// No request has been made.
-    None,
     ById(Box<dyn ById<In>>),
     /// The oldest first.
-    InOrder(VecDeque<usize>),
+    InOrder(RefCell<VecDeque<usize>>),
 }
 
 /// Keys of waiters by identifier, whatever the identifier's type.
 trait ById<In> {
-    fn claim(&mut self, frame: &In) -> Result<usize, Unclaimed>;
-    fn as_any(&mut self) -> &mut dyn Any;
+    fn claim(&self, frame: &In) -> Result<usize, Unclaimed>;
+    fn clear(&self);
+    fn as_any(&self) -> &dyn Any;
 }
 
-struct Keys<Id>(HashMap<Id, usize>);
+struct Keys<Id>(RefCell<HashMap<Id, usize>>);
 
 /// What became of a frame.
 pub(super) enum Claim<In> {
@@ -99,22 +105,22 @@ pub(super) struct Ticket<'a, In: 'static, Id: Eq + Hash + 'static> {
     id: Option<Id>,
 }
 
+/// A place among those who wait until fewer requests wait, and then the right to be one, until it is dropped.
+pub(super) struct Queued<'a, In: 'static> {
+    requests: &'a Requests<In>,
+    /// `None`: it has not had to wait.
+    number: Option<u64>,
+}
+
 impl<In: 'static> Requests<In> {
     pub(super) fn new(max: usize) -> Self {
-        let (waiters, matching, queue) = (Slab::new(), Matching::None, VecDeque::new());
-        Requests(RefCell::new(Inner { waiters, matching, queue, max, closed: false }))
+        let (waiters, queue, granted) = (Slab::new(), BTreeMap::new(), BTreeSet::new());
+        let waiting = Waiting { waiters, queue, granted, next_number: 0, max, closed: false };
+        Requests { waiting: RefCell::new(waiting), matching: OnceCell::new() }
     }
 
-    /// Ready when one more may wait.
-    pub(super) fn poll_ready(&self, task: &mut Context<'_>) -> Poll<()> {
-        let inner = &mut *self.0.borrow_mut();
-        if inner.closed || inner.waiters.len() < inner.max {
-            return Poll::Ready(());
-        }
-        if !inner.queue.iter().any(|waker| waker.will_wake(task.waker())) {
-            inner.queue.push_back(task.waker().clone());
-        }
-        Poll::Pending
+    pub(super) fn queue(&self) -> Queued<'_, In> {
+        Queued { requests: self, number: None }
     }
 
     /// Whether a request with this identifier waits.
@@ -122,127 +128,199 @@ impl<In: 'static> Requests<In> {
     where
         In: Reply,
     {
-        Ok(self.0.borrow_mut().keys::<In>()?.0.contains_key(id))
+        Ok(self.keys()?.0.borrow().contains_key(id))
     }
 
-    /// A request has been written.
+    /// A request is about to be written.
     pub(super) fn wait_for(&self, id: In::Id) -> Result<Ticket<'_, In, In::Id>, Ambiguous>
     where
         In: Reply,
         In::Id: Clone,
     {
-        let inner = &mut *self.0.borrow_mut();
-        let key = inner.waiters.insert(Waiter::Waiting(None));
-        inner.keys::<In>()?.0.insert(id.clone(), key);
-        Ok(Ticket { requests: self, key, id: Some(id) })
+        match self.keys()?.0.borrow_mut().entry(id.clone()) {
+            Entry::Occupied(_) => Err(Ambiguous),
+            Entry::Vacant(place) => {
+                let key = *place.insert(self.insert());
+                Ok(Ticket { requests: self, key, id: Some(id) })
+            }
+        }
     }
 
-    /// A request whose reply comes in its turn has been written.
+    /// A request whose reply comes in its turn is about to be written.
     pub(super) fn wait_in_turn(&self) -> Result<Ticket<'_, In, ()>, Ambiguous> {
-        let inner = &mut *self.0.borrow_mut();
-        let key = inner.waiters.insert(Waiter::Waiting(None));
-        inner.order()?.push_back(key);
+        let in_order = || Matching::InOrder(RefCell::default());
+        let Matching::InOrder(order) = self.matching.get_or_init(in_order) else { return Err(Ambiguous) };
+        let key = self.insert();
+        order.borrow_mut().push_back(key);
         Ok(Ticket { requests: self, key, id: None })
+    }
+
+    fn insert(&self) -> usize {
+        self.waiting.borrow_mut().waiters.insert(Waiter::Waiting(None))
+    }
+
+    fn keys(&self) -> Result<&Keys<In::Id>, Ambiguous>
+    where
+        In: Reply,
+    {
+        let by_id = || Matching::ById(Box::new(Keys::<In::Id>(RefCell::default())));
+        match self.matching.get_or_init(by_id) {
+            Matching::ById(keys) => keys.as_any().downcast_ref().ok_or(Ambiguous),
+            Matching::InOrder(_) => Err(Ambiguous),
+        }
     }
 
     /// Gives a frame to the request that waits for it.
     #[inline]
     pub(super) fn claim(&self, frame: In) -> Claim<In> {
-        let inner = &mut *self.0.borrow_mut();
-        let key = match &mut inner.matching {
-            Matching::None => return Claim::PassOn(frame),
-            Matching::ById(keys) => match keys.claim(&frame) {
+        let key = match self.matching.get() {
+            None => return Claim::PassOn(frame),
+            Some(Matching::ById(keys)) => match keys.claim(&frame) {
                 Ok(key) => key,
                 Err(Unclaimed::Drop) => return Claim::Unwanted,
                 Err(Unclaimed::PassOn) => return Claim::PassOn(frame),
             },
-            Matching::InOrder(order) => match order.pop_front() {
+            Some(Matching::InOrder(order)) => match order.borrow_mut().pop_front() {
                 Some(key) => key,
                 None => return Claim::PassOn(frame),
             },
         };
-        match std::mem::replace(&mut inner.waiters[key], Waiter::Replied(frame)) {
-            Waiter::Waiting(waker) => waker.into_iter().for_each(Waker::wake),
+        self.settle(key, Waiter::Replied(frame))
+    }
+
+    /// Somebody else receives a frame that, if replies come in order, was the oldest request's.
+    pub(super) fn pass_by(&self) {
+        if let Some(Matching::InOrder(order)) = self.matching.get()
+            && let Some(key) = order.borrow_mut().pop_front()
+        {
+            self.settle(key, Waiter::Failed);
+        }
+    }
+
+    /// The end of a wait.
+    fn settle(&self, key: usize, end: Waiter<In>) -> Claim<In> {
+        let mut waiting = self.waiting.borrow_mut();
+        match std::mem::replace(&mut waiting.waiters[key], end) {
+            Waiter::Waiting(waker) => {
+                drop(waiting);
+                waker.into_iter().for_each(Waker::wake);
+                Claim::Taken
+            }
             Waiter::Forgotten => {
-                inner.remove(key);
-                return Claim::Unwanted;
+                let unwanted = waiting.remove(key);
+                drop(waiting);
+                drop(unwanted);
+                Claim::Unwanted
             }
             Waiter::Replied(_) | Waiter::Failed => unreachable!("a request is claimed once"),
         }
-        Claim::Taken
     }
 
-    /// The channel is closed: all that wait fail.
+    /// No reply will come any more: all that wait fail.
     pub(super) fn fail(&self) {
-        let inner = &mut *self.0.borrow_mut();
-        inner.closed = true;
-        inner.matching = Matching::None;
-        inner.waiters.retain(|_, waiter| !matches!(waiter, Waiter::Forgotten));
-        for (_, waiter) in &mut inner.waiters {
+        match self.matching.get() {
+            None => {}
+            Some(Matching::ById(keys)) => keys.clear(),
+            Some(Matching::InOrder(order)) => order.borrow_mut().clear(),
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.closed = true;
+        waiting.waiters.retain(|_, waiter| !matches!(waiter, Waiter::Forgotten));
+        let mut failed: Vec<Waker> = std::mem::take(&mut waiting.queue).into_values().collect();
+        for (_, waiter) in &mut waiting.waiters {
             if let Waiter::Waiting(waker) = waiter {
-                let waker = waker.take();
+                failed.extend(waker.take());
                 *waiter = Waiter::Failed;
-                waker.into_iter().for_each(Waker::wake);
             }
         }
-        inner.queue.drain(..).for_each(Waker::wake);
+        drop(waiting);
+        failed.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether no reply will come any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.waiting.borrow().closed
     }
 
     /// How many wait.
     pub(super) fn in_flight(&self) -> usize {
-        self.0.borrow().waiters.len()
+        self.waiting.borrow().waiters.len()
     }
 }
 
-impl<In: 'static> Inner<In> {
-    fn keys<R: Reply<Id: Eq + Hash>>(&mut self) -> Result<&mut Keys<R::Id>, Ambiguous>
-    where
-        Keys<R::Id>: ById<In>,
-    {
-        if let Matching::None = self.matching {
-            self.matching = Matching::ById(Box::new(Keys::<R::Id>(HashMap::new())));
-        }
-        match &mut self.matching {
-            Matching::ById(keys) => keys.as_any().downcast_mut().ok_or(Ambiguous),
-            Matching::None | Matching::InOrder(_) => Err(Ambiguous),
-        }
+impl<In> Waiting<In> {
+    fn has_room(&self) -> bool {
+        self.waiters.len() + self.granted.len() < self.max
     }
 
-    fn order(&mut self) -> Result<&mut VecDeque<usize>, Ambiguous> {
-        if let Matching::None = self.matching {
-            self.matching = Matching::InOrder(VecDeque::new());
-        }
-        match &mut self.matching {
-            Matching::InOrder(order) => Ok(order),
-            Matching::None | Matching::ById(_) => Err(Ambiguous),
-        }
+    fn remove(&mut self, key: usize) -> Waiter<In> {
+        let waiter = self.waiters.remove(key);
+        self.grant();
+        waiter
     }
 
-    fn remove(&mut self, key: usize) {
-        self.waiters.remove(key);
-        self.queue.pop_front().into_iter().for_each(Waker::wake);
+    fn grant(&mut self) {
+        if self.has_room()
+            && let Some((number, next)) = self.queue.pop_first()
+        {
+            self.granted.insert(number);
+            next.wake();
+        }
     }
 }
 
 impl<In: Reply> ById<In> for Keys<In::Id> {
-    fn claim(&mut self, frame: &In) -> Result<usize, Unclaimed> {
+    fn claim(&self, frame: &In) -> Result<usize, Unclaimed> {
         let Some(id) = frame.reply_to() else { return Err(Unclaimed::PassOn) };
-        self.0.remove(&id).ok_or_else(|| frame.unclaimed())
+        let claimed = self.0.borrow_mut().remove_entry(&id);
+        claimed.map(|(_, key)| key).ok_or_else(|| frame.unclaimed())
     }
 
-    fn as_any(&mut self) -> &mut dyn Any {
+    fn clear(&self) {
+        drop(self.0.take());
+    }
+
+    fn as_any(&self) -> &dyn Any {
         self
     }
 }
 
+impl<In: 'static> Queued<'_, In> {
+    /// Ready when one more may wait, or none will be answered.
+    pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let waiting = &mut *self.requests.waiting.borrow_mut();
+        let is_granted = self.number.is_some_and(|number| waiting.granted.contains(&number));
+        if waiting.closed || is_granted || waiting.has_room() {
+            return Poll::Ready(());
+        }
+        let number = *self.number.get_or_insert_with(|| {
+            waiting.next_number += 1;
+            waiting.next_number
+        });
+        waiting.queue.insert(number, task.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<In: 'static> Drop for Queued<'_, In> {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let waiting = &mut *self.requests.waiting.borrow_mut();
+        waiting.queue.remove(&number);
+        if waiting.granted.remove(&number) {
+            waiting.grant(); // it may not have been used
+        }
+    }
+}
+
 impl<In: 'static, Id: Eq + Hash + 'static> Ticket<'_, In, Id> {
-    /// The reply; `None`: there will be none, for the channel is closed.
+    /// The reply; `None`: there will be none.
     pub(super) async fn reply(mut self) -> Option<In> {
         poll_fn(|task| self.poll(task)).await
     }
 
     fn poll(&mut self, task: &mut Context<'_>) -> Poll<Option<In>> {
-        let waiters = &mut self.requests.0.borrow_mut().waiters;
+        let waiters = &mut self.requests.waiting.borrow_mut().waiters;
         match std::mem::replace(&mut waiters[self.key], Waiter::Failed) {
             Waiter::Replied(frame) => Poll::Ready(Some(frame)),
             Waiter::Waiting(_) => {
@@ -256,18 +334,24 @@ impl<In: 'static, Id: Eq + Hash + 'static> Ticket<'_, In, Id> {
 
 impl<In: 'static, Id: Eq + Hash + 'static> Drop for Ticket<'_, In, Id> {
     fn drop(&mut self) {
-        let inner = &mut *self.requests.0.borrow_mut();
-        if let (Waiter::Waiting(_), Matching::InOrder(_)) = (&inner.waiters[self.key], &inner.matching) {
-            // The reply still comes in its turn.
-            inner.waiters[self.key] = Waiter::Forgotten;
-            return;
+        let mut waiting = self.requests.waiting.borrow_mut();
+        let mut forgotten = None;
+        if let Waiter::Waiting(_) = waiting.waiters[self.key] {
+            match (self.requests.matching.get(), &self.id) {
+                (Some(Matching::InOrder(_)), _) => {
+                    // The reply still comes in its turn.
+                    waiting.waiters[self.key] = Waiter::Forgotten;
+                    return;
+                }
+                (Some(Matching::ById(keys)), Some(id)) => {
+                    let keys = keys.as_any().downcast_ref::<Keys<Id>>();
+                    forgotten = keys.and_then(|keys| keys.0.borrow_mut().remove_entry(id));
+                }
+                _ => {}
+            }
         }
-        if let (Waiter::Waiting(_), Matching::ById(keys), Some(id)) =
-            (&inner.waiters[self.key], &mut inner.matching, &self.id)
-            && let Some(keys) = keys.as_any().downcast_mut::<Keys<Id>>()
-        {
-            keys.0.remove(id);
-        }
-        inner.remove(self.key);
+        let unwanted = waiting.remove(self.key);
+        drop(waiting);
+        drop((unwanted, forgotten));
     }
 }

@@ -11,6 +11,8 @@ pub struct PeerTail<In: 'static, Out> {
     inbox: Rc<Inbox<In>>,
     /// Of the stages below. Those that were replaced have no say any more.
     generation: u32,
+    /// Whether the stages below are.
+    is_ready: bool,
     out: PhantomData<fn(Out)>,
 }
 
@@ -18,12 +20,20 @@ impl<In, Out> PeerTail<In, Out> {
     /// On stages that are new.
     pub(super) fn new(inbox: &Rc<Inbox<In>>) -> Self {
         let generation = inbox.attach();
-        PeerTail { inbox: Rc::clone(inbox), generation, out: PhantomData }
+        PeerTail { inbox: Rc::clone(inbox), generation, is_ready: false, out: PhantomData }
     }
 
-    fn look(&self, cx: &Context<'_, Out>) {
-        if !cx.needs_input() {
-            self.inbox.set_ready(self.generation);
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The stages below are ready when they need no input any more.
+    fn look(&mut self, cx: &mut Context<'_, Out>) {
+        if !self.is_ready && !cx.needs_input() {
+            self.is_ready = true;
+            if !self.inbox.set_ready(self.generation) {
+                cx.pause();
+            }
         }
     }
 }
@@ -33,8 +43,8 @@ impl<In, Out> Tail for PeerTail<In, Out> {
     type Out = Out;
 
     fn open(&mut self, cx: &mut Context<'_, Out>) -> Result<()> {
-        let demand = cx.demand();
-        if self.inbox.opened(demand) {
+        let reads = self.inbox.opened(cx.demand());
+        if reads || cx.needs_input() {
             cx.resume();
         } else {
             cx.pause();
@@ -56,8 +66,15 @@ impl<In, Out> Tail for PeerTail<In, Out> {
         Ok(())
     }
 
+    #[inline]
+    fn read_complete(&mut self, cx: &mut Context<'_, Out>) -> Result<()> {
+        self.look(cx);
+        Ok(())
+    }
+
     /// Whoever receives decides what follows.
     fn half_closed(&mut self, _cx: &mut Context<'_, Out>) -> Result<()> {
+        self.inbox.set_ready(self.generation); // as far as they can be
         self.inbox.end();
         Ok(())
     }
