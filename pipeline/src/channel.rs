@@ -73,7 +73,7 @@ pub struct Work {
 /// Names a stage within its channel: a timer or a task's result goes back to the stage that asked for it. Names grow
 /// towards the tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
-pub struct StageId(pub(crate) u16);
+pub struct StageId(pub(crate) u32);
 
 impl StageId {
     /// Stands before all stages.

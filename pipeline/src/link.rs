@@ -27,7 +27,7 @@ pub(crate) struct Link {
     /// Whether a stage makes the channel wait.
     waits: bool,
     /// The stage that was named last.
-    stages: u16,
+    stages: u32,
     /// What few channels need.
     rare: Option<Box<Rare>>,
 }
@@ -230,10 +230,13 @@ impl Link {
         self.budget != 0 && self.may_read()
     }
 
-    /// Whether another message may be made, in this turn or the next.
+    /// Whether another message may be made, in this turn or the next. A pause does not keep stages from finishing what a
+    /// switch waits for.
     #[inline]
     pub(crate) fn may_read(&self) -> bool {
-        self.stops.0 & !Stops::SWITCHING == 0
+        let switching = self.stops.has(Stops::SWITCHING);
+        let passed_over = if switching { Stops::SWITCHING | Stops::PAUSED } else { 0 };
+        self.stops.0 & !passed_over == 0
     }
 
     /// Whether the messages of this turn are used up.
@@ -341,7 +344,7 @@ impl Link {
 
     /// A name for a stage, greater than all before.
     pub(crate) fn name_stage(&mut self) -> StageId {
-        self.stages = self.stages.checked_add(1).expect("a channel has at most 65,535 stages in its life");
+        self.stages = self.stages.checked_add(1).expect("a channel has fewer than 2^32 stages in its life");
         StageId(self.stages)
     }
 }

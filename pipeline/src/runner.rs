@@ -274,6 +274,11 @@ impl Runner {
         self.link.is_closing()
     }
 
+    /// Why the channel closes, unless in order.
+    pub fn failure(&self) -> Option<&Error> {
+        self.link.failure()
+    }
+
     /// When the next timer of a stage comes, or a wait ends.
     pub fn next_timer(&self) -> Option<Instant> {
         self.link.next_timer()

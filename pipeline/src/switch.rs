@@ -113,22 +113,34 @@ impl<In, Out> Clone for RemoteSwitchKey<In, Out> {
 pub struct Switch<In, Out> {
     current: Boxed<In, Out>,
     door: Rc<Door<Boxed<In, Out>>>,
-    /// Whether no message follows.
-    ended: bool,
+    end: End,
     /// Came while the successor was busy with what its predecessor left.
     waiting: Option<In>,
 }
 
+/// Whether messages follow.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    NotYet,
+    /// None follow, which the current pipeline is to be told when it is done with what its predecessor left.
+    Due,
+    Told,
+}
+
 impl<In, Out> Switch<In, Out> {
     pub(crate) fn new(key: &SwitchKey<In, Out>, first: impl Pipeline<In = In, Out = Out> + 'static) -> Self {
-        Switch { current: Box::new(first), door: Rc::clone(&key.0), ended: false, waiting: None }
+        Switch { current: Box::new(first), door: Rc::clone(&key.0), end: End::NotYet, waiting: None }
     }
 
     /// After each call into the old pipeline: it is not running now, so it can go if no message is on its way in it.
     fn settle(&mut self, ch: &mut Channel, out: &mut dyn Outbound<Out>, mut step: Step) -> Step {
         let mut out = out;
         loop {
-            if !self.door.is_asked() || self.current.is_busy() {
+            if !self.door.is_asked() {
+                return step;
+            }
+            if self.current.is_busy() {
+                ch.link.set_switching(true); // it finishes what it has begun, also in a pause
                 return step;
             }
             let Some(successor) = self.door.take() else { return step };
@@ -145,14 +157,25 @@ impl<In, Out> Switch<In, Out> {
             self.current = successor;
             self.current.signal(ch, &mut out, &mut Signal::Name);
             self.current.signal(ch, &mut out, &mut Signal::Open);
+            if self.end == End::Told {
+                self.end = End::Due;
+            }
             step = match rest {
                 Some(rest) => self.current.read(ch, &mut out, rest),
                 None => Step::Ready,
             };
-            if step == Step::Ready && self.ended {
-                step = self.current.end(ch, &mut out);
-            }
+            step = self.pass_end(ch, out, step);
         }
+    }
+
+    /// Tells the current pipeline of the end, once it is done with everything before that.
+    fn pass_end(&mut self, ch: &mut Channel, out: &mut dyn Outbound<Out>, step: Step) -> Step {
+        let mut out = out;
+        if step == Step::Held || self.end != End::Due {
+            return step;
+        }
+        self.end = End::Told;
+        self.current.end(ch, &mut out)
     }
 }
 
@@ -181,6 +204,7 @@ impl<In, Out> Pipeline for Switch<In, Out> {
         let mut step = self.settle(ch, out, Step::Ready);
         if step == Step::Ready {
             step = self.current.resume(ch, &mut (out as &mut dyn Outbound<Out>));
+            step = self.pass_end(ch, out, step);
             step = self.settle(ch, out, step);
         }
         match self.waiting.take() {
@@ -193,12 +217,9 @@ impl<In, Out> Pipeline for Switch<In, Out> {
     }
 
     fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        self.ended = true;
-        if self.door.is_asked() && !self.current.is_busy() {
-            return self.settle(ch, out, Step::Ready); // the successor is told
-        }
-        let step = self.current.end(ch, &mut (out as &mut dyn Outbound<Out>));
-        self.settle(ch, out, step)
+        self.end = End::Due;
+        let step = if self.door.is_asked() { Step::Ready } else { self.pass_end(ch, out, Step::Ready) };
+        self.settle(ch, out, step) // a successor is told instead
     }
 
     fn read_complete<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {

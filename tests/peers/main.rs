@@ -12,4 +12,5 @@ mod passive;
 mod reentry;
 mod requests;
 mod sending;
+mod upgrading;
 mod world;

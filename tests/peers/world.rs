@@ -1,10 +1,13 @@
 //! What the tests over the simulated world share.
 
+use futures_io::AsyncRead;
 use perihelion::prelude::*;
 use perihelion::runtime::simulation::Simulation;
-use perihelion::testing::{Faults, TestChannel};
+use perihelion::testing::{Ending, Faults, TestChannel};
 use perihelion::transports::PeerStatistics;
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -65,4 +68,56 @@ pub(crate) fn start<T: 'static>(
 pub(crate) fn statistics<In, Out>(channel: &mut TestChannel, peer: &Peer<In, Out>) -> PeerStatistics {
     let peer = peer.clone();
     run(channel, async move { peer.statistics() })
+}
+
+/// Two channels, each the other's other side.
+pub(crate) struct Pair {
+    pub(crate) left: TestChannel,
+    pub(crate) right: TestChannel,
+    /// What went from left to right, and back.
+    pub(crate) there: Vec<u8>,
+    pub(crate) back: Vec<u8>,
+    ended: (Ending, Ending),
+}
+
+impl Pair {
+    pub(crate) fn new(left: TestChannel, right: TestChannel) -> Self {
+        Pair { left, right, there: Vec::new(), back: Vec::new(), ended: (Ending::Open, Ending::Open) }
+    }
+
+    /// Goes on until nothing moves.
+    pub(crate) fn talk(&mut self) {
+        loop {
+            let there = carry(&mut self.left, &mut self.right, &mut self.ended.0);
+            let back = carry(&mut self.right, &mut self.left, &mut self.ended.1);
+            if there.is_none() && back.is_none() {
+                return;
+            }
+            self.there.extend(there.into_iter().flatten());
+            self.back.extend(back.into_iter().flatten());
+        }
+    }
+}
+
+/// Carries what one side has sent, and how it has ended. Gives what was sent; `None`: nothing has happened.
+fn carry(from: &mut TestChannel, to: &mut TestChannel, ended: &mut Ending) -> Option<Vec<u8>> {
+    let bytes = from.received();
+    to.send(&bytes);
+    let (before, sees) = (*ended, from.peer_sees());
+    *ended = sees;
+    match sees {
+        Ending::Ended | Ending::Closed if before == Ending::Open => to.end(),
+        Ending::Reset if before != Ending::Reset => to.reset(),
+        _ if bytes.is_empty() => return None,
+        _ => {}
+    }
+    Some(bytes)
+}
+
+/// Reads no more than so many bytes. `None`: no more follow.
+pub(crate) async fn read_up_to(connection: &mut Connection, limit: usize) -> Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; limit];
+    let count = poll_fn(|task| Pin::new(&mut *connection).poll_read(task, &mut bytes)).await?;
+    bytes.truncate(count);
+    Ok((count > 0).then_some(bytes))
 }

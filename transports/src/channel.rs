@@ -154,9 +154,20 @@ impl Channel {
 
     #[inline]
     fn ask_finish(&mut self, io: &mut Io) {
+        if self.runner.is_closing() {
+            self.tell_reason();
+        }
         if !self.finishing {
             self.finishing = true;
             io.finish_turn(self.id);
+        }
+    }
+
+    /// Before tasks learn that it closes.
+    #[cold]
+    fn tell_reason(&self) {
+        if let (Some(watch), Some(reason)) = (&self.watch, self.runner.failure()) {
+            watch.closing(reason);
         }
     }
 

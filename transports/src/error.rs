@@ -150,7 +150,7 @@ fn because(reason: &Option<String>) -> String {
 
 impl ConnectionError {
     pub(crate) fn closed(channel: &ChannelHandle) -> Self {
-        ConnectionError::Closed { reason: channel.0.reason().flatten() }
+        ConnectionError::Closed { reason: channel.0.reason() }
     }
 }
 

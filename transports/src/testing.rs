@@ -168,7 +168,7 @@ impl TestChannel {
 
     /// `None` while the channel is open; then the reason, unless it was closed in order.
     pub fn closed(&self) -> Option<Option<String>> {
-        self.handle.0.reason()
+        self.handle.0.end()
     }
 
     /// How far the peer sees the connection ended.

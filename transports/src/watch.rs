@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use perihelion_pipeline::{Error, Features, Pipeline, Runner, Traffic};
 use perihelion_runtime::now;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -25,6 +26,8 @@ pub(crate) struct Watch {
     traffic: Traffic,
     since: Cell<Instant>,
     stage: RefCell<Stage>,
+    /// Why it closes or is closed, unless in order.
+    reason: OnceCell<String>,
     /// Those who wait for the end.
     waiting: RefCell<Vec<Waker>>,
     wish: Cell<Option<Wish>>,
@@ -39,7 +42,6 @@ enum Stage {
     /// With the channel's waker.
     Open(Waker),
     Closed {
-        reason: Option<String>,
         after: Duration,
     },
 }
@@ -93,6 +95,7 @@ impl Watch {
             traffic: runner.traffic(now),
             since: Cell::new(now),
             stage: RefCell::new(Stage::New),
+            reason: OnceCell::new(),
             waiting: RefCell::default(),
             wish: Cell::default(),
             failure: Cell::default(),
@@ -115,18 +118,26 @@ impl Watch {
         self.stage.replace(Stage::Open(channel));
     }
 
+    /// The channel begins to close. What fails from now on, fails for this reason.
+    pub(crate) fn closing(&self, reason: &dyn fmt::Display) {
+        self.reason.get_or_init(|| reason.to_string());
+    }
+
     pub(crate) fn closed(&self, now: Instant, reason: Option<String>) {
+        reason.iter().for_each(|reason| self.closing(reason));
         let after = now.saturating_duration_since(self.since.get());
-        self.stage.replace(Stage::Closed { reason, after });
+        self.stage.replace(Stage::Closed { after });
         self.waiting.take().into_iter().for_each(Waker::wake);
     }
 
+    /// Why it closes or is closed, unless in order.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.reason.get().cloned()
+    }
+
     /// `None` while the channel is not closed.
-    pub(crate) fn reason(&self) -> Option<Option<String>> {
-        match &*self.stage.borrow() {
-            Stage::Closed { reason, .. } => Some(reason.clone()),
-            Stage::New | Stage::Open(_) => None,
-        }
+    pub(crate) fn end(&self) -> Option<Option<String>> {
+        matches!(*self.stage.borrow(), Stage::Closed { .. }).then(|| self.reason())
     }
 
     /// Of the channel's function.
@@ -246,7 +257,7 @@ impl ChannelHandle {
     /// Outside a worker.
     pub fn alive(&self) -> Duration {
         match *self.0.stage.borrow() {
-            Stage::Closed { after, .. } => after,
+            Stage::Closed { after } => after,
             Stage::New | Stage::Open(_) => {
                 perihelion_runtime::now().saturating_duration_since(self.0.since.get())
             }
@@ -261,7 +272,7 @@ impl Future for Closed {
     type Output = Option<String>;
 
     fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<String>> {
-        if let Some(reason) = self.0.reason() {
+        if let Some(reason) = self.0.end() {
             return Poll::Ready(reason);
         }
         let mut waiting = self.0.waiting.borrow_mut();

@@ -215,12 +215,13 @@ impl Connection {
     }
 
     /// Puts a pipeline on the connection. What was written goes out before; what was received and not read goes to the
-    /// pipeline. The channel then lives as long as the pipeline wants, whether the handle is kept or not.
+    /// pipeline, and so does what comes, unless that pauses. The channel then lives as long as the pipeline wants, whether
+    /// the handle is kept or not.
     pub fn pipeline<P>(self, pipeline: P) -> ChannelHandle
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let _ = self.key.request(pipeline); // closed already, as the handle says
+        self.hand_over(pipeline);
         self.release()
     }
 
@@ -232,8 +233,13 @@ impl Connection {
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let _ = self.key.request(pipeline); // closed already, as we are about to learn
+        self.hand_over(pipeline);
         self.owner.ended().await
+    }
+
+    fn hand_over(&self, pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static) {
+        self.stream.leave();
+        let _ = self.key.request(pipeline); // closed already, as the handle says
     }
 
     /// What is known about the connection, and ends it, without keeping it open.

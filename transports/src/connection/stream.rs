@@ -1,7 +1,7 @@
 //! The bytes of a connection, between its pipeline and the task that reads and writes them.
 
 use bytes::{Bytes, BytesMut};
-use perihelion_pipeline::{ChannelClosed, Context, DemandHandle, Error, Event, Result, Tail, Writer};
+use perihelion_pipeline::{ChannelClosed, Context, DemandHandle, Event, Result, Tail, Writer};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -100,6 +100,11 @@ impl Stream {
         } else {
             self.writer.flush_queued();
         }
+    }
+
+    /// Somebody else is going to read: however much is unread here must not keep the channel from it.
+    pub(crate) fn leave(&self) {
+        self.inbound.borrow().demand.iter().for_each(DemandHandle::resume);
     }
 
     /// Waits until the stages below are ready.
@@ -224,8 +229,16 @@ impl Tail for StreamTail {
         Ok(())
     }
 
+    fn read_complete(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+        self.look(!cx.needs_input());
+        Ok(())
+    }
+
     fn read(&mut self, cx: &mut Context<'_, Bytes>, bytes: Bytes) -> Result<()> {
         self.look(true);
+        if bytes.is_empty() {
+            return Ok(()); // whoever reads would take it for the end
+        }
         let mut inbound = self.inbound.borrow_mut();
         inbound.bytes += bytes.len();
         inbound.chunks.push_back(bytes);
@@ -253,8 +266,11 @@ impl Tail for StreamTail {
         inbound.chunks.drain(..).for_each(|chunk| joined.extend_from_slice(&chunk));
         Some(joined.freeze())
     }
+}
 
-    fn closed(&mut self, _why: Option<&Error>) {
+/// Also where it has never come into its channel, or a panic has ended that.
+impl Drop for StreamTail {
+    fn drop(&mut self) {
         self.inbound.borrow_mut().set(State::Closed);
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn conclude(channel: &ChannelHandle, result: &Result<()>) {
         return; // that it was closed, and why, has been told
     }
     let reason = error.to_string();
-    match channel.0.reason() {
+    match channel.0.end() {
         None => channel.fail(Error::msg(reason)),
         Some(told) if told.as_ref() == Some(&reason) => {}
         Some(_) => tracing::info!(%reason, "the function of a connection has failed after that was closed"),

@@ -60,6 +60,7 @@ impl<In, Out> Tail for PeerTail<In, Out> {
 
     #[inline]
     fn read(&mut self, cx: &mut Context<'_, Out>, frame: In) -> Result<()> {
+        self.look(cx);
         if !self.inbox.deliver(frame) {
             cx.pause();
         }
