@@ -30,8 +30,8 @@ mod worker;
 
 pub use blocking::{BlockingError, run_blocking};
 pub use config::{
-    ChannelConfig, Config, CpuList, DriverChoice, ReceiveConfig, ReconnectConfig, RingConfig, RuntimeConfig,
-    ServerConfig, TcpConfig, TlsConfig, WhenFull,
+    ChannelConfig, Config, CpuList, DriverChoice, PoolConfig, ReceiveConfig, ReconnectConfig, RingConfig,
+    RuntimeConfig, ServerConfig, TcpConfig, TlsConfig, WhenFull,
 };
 pub use counters::WorkerStats;
 pub use driver::{Capabilities, Completion, Outgoing, PIECES_MAX, Piece};

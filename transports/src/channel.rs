@@ -246,6 +246,7 @@ impl Channel {
     fn proceed_with_close(&mut self, io: &mut Io) {
         if self.state == State::Open {
             self.state = State::Closing;
+            self.tell_ending();
             self.set_timer(io, io.now() + self.group.config.close());
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
@@ -258,6 +259,12 @@ impl Channel {
             self.state = State::Lingering;
             self.inbound = Inbound::Receiving;
             io.receive(self.id);
+        }
+    }
+
+    fn tell_ending(&self) {
+        if let Some(watch) = &self.watch {
+            watch.ending();
         }
     }
 
@@ -315,6 +322,7 @@ impl Endpoint for Channel {
             Completion::Sent { result, outgoing } => self.sent(io, result, outgoing),
             Completion::Ended => {
                 self.inbound = Inbound::Ended;
+                self.tell_ending();
                 match self.state {
                     State::Lingering => self.end(io, How::InOrder),
                     State::Open => {

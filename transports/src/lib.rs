@@ -20,6 +20,7 @@ mod listener;
 mod middleware;
 mod new_connection;
 mod peer;
+mod pool;
 mod reconnect;
 mod server;
 mod socket;
@@ -37,6 +38,7 @@ pub use peer::{
     Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
     Reply, Request, Slow, Subscription, Unclaimed,
 };
+pub use pool::{Pool, PoolError, PoolStatistics, Poolable, Pooled};
 pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use server::{NoPipeline, PerCore, RunningServer, Server, ServerReport};
 pub use watch::{Addresses, ChannelHandle, Closed, Side};
