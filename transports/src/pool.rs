@@ -80,8 +80,8 @@ pub enum PoolError {
     },
     /// None came back in time.
     #[error(
-        "all {connections_max} connections of the pool were in use for {waited:?}: use them for a shorter time, or raise \
-         pool.connections_max or pool.wait_ms"
+        "none of the pool's connections (pool.connections_max = {connections_max}) came free within {waited:?} \
+         (pool.wait_ms): use them for a shorter time, or raise either"
     )]
     TimedOut {
         /// How many there are: `pool.connections_max`.
@@ -90,7 +90,7 @@ pub enum PoolError {
         waited: Duration,
     },
     /// As many wait as may.
-    #[error("{waiting_max} wait for a connection of the pool already, which is pool.waiting_max")]
+    #[error("as many wait for a connection of the pool as may: pool.waiting_max = {waiting_max}")]
     TooManyWaiting {
         /// How many may wait: `pool.waiting_max`.
         waiting_max: usize,
