@@ -31,8 +31,8 @@ mod worker;
 
 pub use blocking::{BlockingError, run_blocking};
 pub use config::{
-    ChannelConfig, Config, CpuList, DriverChoice, PipesConfig, ReceiveConfig, ReconnectConfig, RelayConfig,
-    RingConfig, RuntimeConfig, ServerConfig, TcpConfig, TlsConfig, WhenFull,
+    ChannelConfig, Config, CpuList, DriverChoice, PipesConfig, PoolConfig, ReceiveConfig, ReconnectConfig,
+    RelayConfig, RingConfig, RuntimeConfig, ServerConfig, TcpConfig, TlsConfig, WhenFull,
 };
 pub use counters::WorkerStats;
 pub use driver::{Capabilities, Completion, Outgoing, PIECES_MAX, Piece};

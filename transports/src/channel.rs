@@ -291,6 +291,7 @@ impl Channel {
         if self.state == State::Open {
             self.state = State::Closing;
             cancel(io, &mut self.timer);
+            self.tell_ending();
             self.set_deadline(io);
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
@@ -303,6 +304,12 @@ impl Channel {
             self.state = State::Lingering;
             self.inbound = Inbound::Receiving;
             io.receive(self.id);
+        }
+    }
+
+    fn tell_ending(&self) {
+        if let Some(watch) = &self.watch {
+            watch.ending();
         }
     }
 
@@ -361,6 +368,7 @@ impl Endpoint for Channel {
             Completion::Sent { result, outgoing } => self.sent(io, result, outgoing),
             Completion::Ended => {
                 self.inbound = Inbound::Ended;
+                self.tell_ending();
                 match self.state {
                     State::Lingering => self.end(io, How::InOrder),
                     State::Open => {

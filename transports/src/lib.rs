@@ -25,6 +25,7 @@ pub mod middleware;
 mod new_connection;
 mod peer;
 mod per_address;
+mod pool;
 mod reconnect;
 mod relay;
 mod report;
@@ -45,6 +46,7 @@ pub use peer::{
     Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
     Reply, Request, Slow, Subscription, Unclaimed,
 };
+pub use pool::{Pool, PoolError, PoolStatistics, Poolable, Pooled};
 pub use reconnect::{Connected, Reconnect, ReconnectState};
 pub use relay::RelayTo;
 pub use report::{Refusals, ServerReport};

@@ -41,6 +41,8 @@ enum Stage {
     New,
     /// With the channel's waker.
     Open(Waker),
+    /// One side has ended it, or wants to. With the channel's waker.
+    Ending(Waker),
     Closed {
         after: Duration,
     },
@@ -112,10 +114,18 @@ impl Watch {
     }
 
     pub(crate) fn opened(&self, channel: Waker) {
-        if self.wish.get().is_some() {
-            channel.wake_by_ref();
-        }
         self.stage.replace(Stage::Open(channel));
+        if let Some(wish) = self.wish.get() {
+            self.want(wish);
+        }
+    }
+
+    /// One side has ended it, or is about to.
+    pub(crate) fn ending(&self) {
+        let stage = &mut *self.stage.borrow_mut();
+        if let Stage::Open(channel) = stage {
+            *stage = Stage::Ending(channel.clone());
+        }
     }
 
     /// The channel begins to close. What fails from now on, fails for this reason.
@@ -155,7 +165,8 @@ impl Watch {
 
     fn want(&self, wish: Wish) {
         self.wish.set(self.wish.get().max(Some(wish)));
-        if let Stage::Open(channel) = &*self.stage.borrow() {
+        self.ending();
+        if let Stage::Ending(channel) = &*self.stage.borrow() {
             channel.wake_by_ref();
         }
     }
@@ -226,6 +237,15 @@ impl ChannelHandle {
         matches!(*self.0.stage.borrow(), Stage::Closed { .. })
     }
 
+    /// Whether neither side has ended it, nor wants to.
+    pub(crate) fn is_open(&self) -> bool {
+        match *self.0.stage.borrow() {
+            Stage::New => self.0.wish.get().is_none(),
+            Stage::Open(_) => true,
+            Stage::Ending(_) | Stage::Closed { .. } => false,
+        }
+    }
+
     /// Who has made the connection.
     pub fn side(&self) -> Side {
         self.0.side
@@ -258,7 +278,7 @@ impl ChannelHandle {
     pub fn alive(&self) -> Duration {
         match *self.0.stage.borrow() {
             Stage::Closed { after } => after,
-            Stage::New | Stage::Open(_) => {
+            Stage::New | Stage::Open(_) | Stage::Ending(_) => {
                 perihelion_runtime::now().saturating_duration_since(self.0.since.get())
             }
         }

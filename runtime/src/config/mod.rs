@@ -36,6 +36,8 @@ pub struct Config {
     pub reconnect: ReconnectConfig,
     /// What each relay may take.
     pub relay: RelayConfig,
+    /// What each pool of connections may take.
+    pub pool: PoolConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
     /// What a TLS handshake may take. For the program, which hands it to TLS.
@@ -213,6 +215,27 @@ pub struct RelayConfig {
     pub idle_ms: u64,
 }
 
+/// What each pool of connections may take. A pool belongs to one worker.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// Connections that it has at once, those that are being made included.
+    pub connections_max: usize,
+    /// How long a connection may be idle, in milliseconds; then it is closed.
+    pub idle_ms: u64,
+    /// How old a connection may be when it comes back or is idle, in milliseconds; then it is closed. Up to a tenth is
+    /// taken off at random, so that they don't all end at once. 0 is without limit.
+    pub lifetime_ms: u64,
+    /// How long to wait for a connection when all are in use, in milliseconds.
+    pub wait_ms: u64,
+    /// How many may wait at once; more are refused.
+    pub waiting_max: usize,
+    /// A connection that has been idle for so long is checked before it is given out, in milliseconds; 0 is always.
+    pub check_after_ms: u64,
+    /// How long such a check may take, in milliseconds.
+    pub check_ms: u64,
+}
+
 /// Options of TCP sockets.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -331,6 +354,20 @@ impl Default for RelayConfig {
     }
 }
 
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig {
+            connections_max: 16,
+            idle_ms: 60_000,
+            lifetime_ms: 0,
+            wait_ms: 5_000,
+            waiting_max: 1024,
+            check_after_ms: 1_000,
+            check_ms: 1_000,
+        }
+    }
+}
+
 impl Default for TcpConfig {
     fn default() -> Self {
         TcpConfig {
@@ -442,6 +479,33 @@ impl RelayConfig {
     }
 }
 
+impl PoolConfig {
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms)
+    }
+
+    /// How old a connection may be. `None`: without limit.
+    pub fn lifetime(&self) -> Option<Duration> {
+        (self.lifetime_ms > 0).then(|| Duration::from_millis(self.lifetime_ms))
+    }
+
+    /// How long to wait for a connection.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms)
+    }
+
+    /// How long a connection must have been idle to be checked.
+    pub fn check_after(&self) -> Duration {
+        Duration::from_millis(self.check_after_ms)
+    }
+
+    /// How long a check may take.
+    pub fn check(&self) -> Duration {
+        Duration::from_millis(self.check_ms)
+    }
+}
+
 impl RuntimeConfig {
     pub(crate) fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
@@ -454,7 +518,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server, channel, reconnect, relay: _, tcp, tls } = self;
+        let Config { runtime, server, channel, reconnect, relay: _, pool, tcp, tls } = self;
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
@@ -489,6 +553,10 @@ impl Config {
         at_least("channel.request_ms", channel.request_ms, 1)?;
         at_least("reconnect.first_ms", reconnect.first_ms, 1)?;
         at_least("reconnect.max_ms", reconnect.max_ms, reconnect.first_ms)?;
+        at_least("pool.connections_max", pool.connections_max as u64, 1)?;
+        at_least("pool.idle_ms", pool.idle_ms, 1)?;
+        at_least("pool.wait_ms", pool.wait_ms, 1)?;
+        at_least("pool.check_ms", pool.check_ms, 1)?;
         in_range("tcp.backlog", tcp.backlog.into(), 1..=i32::MAX as u64)?;
         in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
         in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;

@@ -151,6 +151,11 @@ impl Connection {
         self.owner.release()
     }
 
+    /// Whether a conversation can begin: neither side has ended, and no byte is left of another.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.owner.is_open() && self.stream.writer().is_open() && self.stream.is_fresh()
+    }
+
     /// What has been received, as soon as there is something. `None`: the other side sends no more.
     ///
     /// Dropped, the future loses nothing.

@@ -75,6 +75,12 @@ impl Stream {
         &self.writer
     }
 
+    /// Whether bytes may come, and none has been left.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let inbound = self.inbound.borrow();
+        matches!(inbound.state, State::Preparing | State::Open) && inbound.bytes == 0
+    }
+
     /// Ready when bytes can be written.
     pub(crate) fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
         self.writer.poll_ready(task)

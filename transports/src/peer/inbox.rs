@@ -305,6 +305,12 @@ impl<In: 'static> Inbox<In> {
         }
     }
 
+    /// Whether frames may come, and none has been left.
+    pub(super) fn is_fresh(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.state <= State::Open && inner.queue.is_empty()
+    }
+
     pub(super) fn mode(&self) -> Mode {
         self.inner.borrow().mode
     }

@@ -299,6 +299,12 @@ impl<In, Out> Peer<In, Out> {
         poll_fn(|task| self.0.inbox.poll_ended(task)).await;
     }
 
+    /// Whether a conversation can begin: neither side has ended, and no frame is left of another.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let Inner { owner, sender, inbox, detached, .. } = &*self.0;
+        owner.is_open() && sender.writer().is_open() && inbox.is_fresh() && !detached.get()
+    }
+
     /// When frames are read.
     pub fn mode(&self) -> Mode {
         self.0.inbox.mode()
