@@ -118,12 +118,81 @@ fn what_has_something_left_of_a_conversation_is_not_given_out() {
 #[test]
 fn a_peer_without_its_bytes_is_not_given_out() {
     let keep = Rc::new(Cell::new(None));
-    let kept = Rc::clone(&keep);
-    let detach = move |peer: &Peer<String, String>, _: &Far| {
+    let detach = |peer: &Peer<String, String>, _: &Far| {
         peer.set_mode(Mode::Passive);
-        kept.set(Some(peer.detach().unwrap()));
+        keep.set(Some(peer.detach().unwrap()));
     };
-    is_not_given_out(peer, detach, move |_| drop(keep.take()));
+    is_not_given_out(peer, detach, |_| ());
+    assert!(keep.take().is_some());
+}
+
+/// Bytes up to a dot, behind which the connection stays open; as a close_notify is the end of TLS.
+struct UpToADot;
+
+impl Codec for UpToADot {
+    type Frame = Bytes;
+    type Item = Bytes;
+    fn decode(&mut self, input: &mut Input) -> Result<Option<Bytes>> {
+        match input.as_slice() {
+            [] => return Ok(None),
+            b"." => input.end(),
+            _ => {}
+        }
+        Ok(Some(input.take_all()).filter(|bytes| &bytes[..] != b"."))
+    }
+    fn encode(&mut self, item: Bytes, output: &mut Output) -> Result<()> {
+        output.put_bytes(item);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_peer_whose_stages_have_come_to_an_end_is_not_given_out() {
+    let peer = async |client: &Client| Ok(client.peer(&target().into(), codec(UpToADot)).await?);
+    is_not_given_out(peer, |_, _| (), |far| far.send("."));
+}
+
+/// Closes at the first line, and stays when the other side has ended.
+struct Stubborn;
+
+impl Tail for Stubborn {
+    type In = String;
+    type Out = String;
+    fn read(&mut self, cx: &mut Context<'_, String>, _line: String) -> Result<()> {
+        cx.close()
+    }
+    fn half_closed(&mut self, _cx: &mut Context<'_, String>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_channel_that_closes_or_has_nobody_to_talk_to_is_not_given_out() {
+    let channel =
+        async |client: &Client| Ok(client.connect(&target().into(), codec(lines()).tail(Stubborn)).await?);
+    is_not_given_out(channel, |_, _| (), |far| far.send("go\n"));
+    is_not_given_out(channel, |_, _| (), Far::end);
+}
+
+#[test]
+fn a_close_waits_until_the_other_side_has_ended_too() {
+    let mut simulation = Simulation::new(1, Faults::none());
+    simulation.answer_at(target());
+    let pool = pool(&mut simulation, "", peer);
+    let (idle, far) = take(&mut simulation, &pool);
+    drop(idle);
+    let closed = Rc::new(Cell::new(false));
+    let theirs = Rc::clone(&closed);
+    simulation.spawn(async move {
+        pool.close().await;
+        theirs.set(true);
+    });
+    simulation.run();
+    let far = far.unwrap();
+    assert_eq!((far.sees(), closed.get()), (Ending::Ended, false));
+    far.end();
+    simulation.run();
+    assert_eq!((far.sees(), closed.get()), (Ending::Closed, true));
 }
 
 /// Echoes, and now and then ends or resets a connection.

@@ -4,7 +4,7 @@ use perihelion::prelude::*;
 use perihelion::runtime::PoolConfig;
 use perihelion::runtime::simulation::Simulation;
 use perihelion::testing::Faults;
-use perihelion::transports::{Pool, PoolError};
+use perihelion::transports::{Connected, Pool, PoolError, Poolable};
 use std::cell::Cell;
 use std::future::pending;
 use std::io;
@@ -304,4 +304,46 @@ fn a_connect_that_panics_costs_no_place() {
     let outcomes: Vec<_> = (0..6).map(|_| get(&mut simulation, &pool).1).collect();
     assert!(outcomes[..5].iter().all(|outcome| outcome.borrow().is_none()));
     assert!(matches!(*outcomes[5].borrow(), Some(Ok(_))));
+}
+
+/// Somebody's connection, which panics when it is closed for the first time.
+struct Fragile(Rc<Cell<u32>>);
+
+impl Connected for Fragile {
+    fn close(&self) {
+        self.0.set(self.0.get() + 1);
+        if self.0.get() == 1 {
+            std::panic::resume_unwind(Box::new("on purpose"));
+        }
+    }
+    async fn closed(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Poolable for Fragile {
+    fn is_usable(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_pool_that_is_not_kept_any_more_is_closed() {
+    let (mut simulation, closes) = (Simulation::new(1, Faults::none()), Rc::new(Cell::new(0)));
+    let theirs = Rc::clone(&closes);
+    let task = simulation.spawn(async move {
+        let config = PoolConfig { idle_ms: 1000, ..Default::default() };
+        let pool = Pool::new(&config, async move || Ok::<_, Error>(Fragile(Rc::clone(&theirs))));
+        let (first, second) = (pool.get().await?, pool.get().await?);
+        drop(first);
+        sleep(SECOND / 2).await;
+        drop(second);
+        sleep(SECOND / 2).await;
+        assert_eq!(closes.get(), 2, "the second goes with the first, though its time has not come");
+        pool.close().await;
+        assert!(matches!(pool.get().await, Err(PoolError::Closed)));
+        Ok::<_, Error>(())
+    });
+    simulation.advance(SECOND);
+    assert!(matches!(simulation.finish(task), Some(Ok(()))));
 }
