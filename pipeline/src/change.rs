@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -127,6 +128,12 @@ impl<C> Door<C> {
     pub(crate) fn take(&self) -> Option<C> {
         self.asked.set(false);
         self.change.take()
+    }
+
+    /// Whether nobody but the stage can come to it.
+    pub(crate) fn has_no_keys(self: &Rc<Self>) -> bool {
+        let has_letters = self.letters.get().is_some_and(|letters| Arc::strong_count(letters) > 1);
+        Rc::strong_count(self) == 1 && !has_letters
     }
 
     /// Whether the stage is on the channel that this waker wakes.

@@ -1,6 +1,8 @@
 //! A switch: all that stands above it can be replaced by another pipeline over the same messages.
 
+use std::any::Any;
 use std::fmt;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +11,13 @@ use crate::pipeline::DynPipeline;
 use crate::{Channel, Error, Operation, Outbound, Pipeline, Result, Signal, Step};
 
 type Boxed<In, Out> = Box<dyn for<'a> DynPipeline<In, &'a mut (dyn Outbound<Out> + 'a)>>;
+
+/// What takes the place of what stands above a switch.
+enum Successor<In, Out> {
+    Pipeline(Boxed<In, Out>),
+    /// Nothing but another switch, which may as well take the place of the first.
+    Switch(Box<Switch<In, Out>>),
+}
 
 /// Names a switch, with the messages that pass it. Whoever holds it, on the channel's core, can put another pipeline in
 /// the place of all that stands above the switch. [`remote`](SwitchKey::remote) gives a key for other cores.
@@ -19,10 +28,10 @@ type Boxed<In, Out> = Box<dyn for<'a> DynPipeline<In, &'a mut (dyn Outbound<Out>
 /// messages. Of several requests the last counts.
 ///
 /// One key belongs to one switch of one channel.
-pub struct SwitchKey<In, Out>(Rc<Door<Boxed<In, Out>>>);
+pub struct SwitchKey<In, Out>(Rc<Door<Successor<In, Out>>>);
 
 /// Names a switch from other cores.
-pub struct RemoteSwitchKey<In, Out>(Arc<Letterbox<Boxed<In, Out>>>);
+pub struct RemoteSwitchKey<In, Out>(Arc<Letterbox<Successor<In, Out>>>);
 
 /// A pipeline was switched while one of its codecs, not the lowest, held bytes: its successor has no use for them, so
 /// the channel closes.
@@ -40,7 +49,18 @@ impl fmt::Display for BytesLeft {
 
 impl std::error::Error for BytesLeft {}
 
-impl<In, Out> SwitchKey<In, Out> {
+impl<In: 'static, Out: 'static> Successor<In, Out> {
+    fn new(to: impl Pipeline<In = In, Out = Out> + 'static) -> Self {
+        let mut to = Some(to);
+        let switch = (&mut to as &mut dyn Any).downcast_mut::<Option<Switch<In, Out>>>();
+        match switch.and_then(Option::take) {
+            Some(switch) => Successor::Switch(Box::new(switch)),
+            None => Successor::Pipeline(Box::new(to.expect("it is not taken"))),
+        }
+    }
+}
+
+impl<In: 'static, Out: 'static> SwitchKey<In, Out> {
     /// A key of no switch yet.
     pub fn new() -> Self {
         SwitchKey(Rc::new(Door::new()))
@@ -55,7 +75,7 @@ impl<In, Out> SwitchKey<In, Out> {
         channel: &mut Channel,
         to: impl Pipeline<In = In, Out = Out> + 'static,
     ) -> Result<()> {
-        self.0.put(Box::new(to))?;
+        self.0.put(Successor::new(to))?;
         if self.0.is_of(channel.waker()) {
             channel.link.set_switching(true);
         }
@@ -69,7 +89,7 @@ impl<In, Out> SwitchKey<In, Out> {
     /// # Errors
     /// [`StageGone`](crate::StageGone), when the channel is closed.
     pub fn request(&self, to: impl Pipeline<In = In, Out = Out> + 'static) -> Result<()> {
-        self.0.put(Box::new(to))
+        self.0.put(Successor::new(to))
     }
 
     /// A key for other cores.
@@ -78,7 +98,7 @@ impl<In, Out> SwitchKey<In, Out> {
     }
 }
 
-impl<In, Out> RemoteSwitchKey<In, Out> {
+impl<In: 'static, Out: 'static> RemoteSwitchKey<In, Out> {
     /// Switches between two messages, to a pipeline that is made on the channel's core.
     ///
     /// # Errors
@@ -87,11 +107,11 @@ impl<In, Out> RemoteSwitchKey<In, Out> {
     where
         P: Pipeline<In = In, Out = Out> + 'static,
     {
-        self.0.put(Box::new(|| Box::new(make())))
+        self.0.put(Box::new(|| Successor::new(make())))
     }
 }
 
-impl<In, Out> Default for SwitchKey<In, Out> {
+impl<In: 'static, Out: 'static> Default for SwitchKey<In, Out> {
     fn default() -> Self {
         Self::new()
     }
@@ -112,11 +132,14 @@ impl<In, Out> Clone for RemoteSwitchKey<In, Out> {
 /// The stages above it can be replaced. Made by [`Builder::switch`](crate::Builder::switch).
 pub struct Switch<In, Out> {
     current: Boxed<In, Out>,
-    door: Rc<Door<Boxed<In, Out>>>,
+    door: OwnDoor<In, Out>,
     end: End,
     /// Came while the successor was busy with what its predecessor left.
     waiting: Option<In>,
 }
+
+/// Shut when the switch is gone.
+struct OwnDoor<In, Out>(Rc<Door<Successor<In, Out>>>);
 
 /// Whether messages follow.
 #[derive(Clone, Copy, PartialEq)]
@@ -127,9 +150,10 @@ enum End {
     Told,
 }
 
-impl<In, Out> Switch<In, Out> {
+impl<In: 'static, Out: 'static> Switch<In, Out> {
     pub(crate) fn new(key: &SwitchKey<In, Out>, first: impl Pipeline<In = In, Out = Out> + 'static) -> Self {
-        Switch { current: Box::new(first), door: Rc::clone(&key.0), end: End::NotYet, waiting: None }
+        let door = OwnDoor(Rc::clone(&key.0));
+        Switch { current: Box::new(first), door, end: End::NotYet, waiting: None }
     }
 
     /// After each call into the old pipeline: it is not running now, so it can go if no message is on its way in it.
@@ -154,8 +178,9 @@ impl<In, Out> Switch<In, Out> {
                 return Step::Held;
             }
             self.current.signal(ch, &mut out, &mut Signal::Closed(None));
-            self.current = successor;
+            self.replace(successor);
             self.current.signal(ch, &mut out, &mut Signal::Name);
+            self.door.open(ch.waker().clone()); // it may be another
             self.current.signal(ch, &mut out, &mut Signal::Open);
             if self.end == End::Told {
                 self.end = End::Due;
@@ -165,6 +190,18 @@ impl<In, Out> Switch<In, Out> {
                 None => Step::Ready,
             };
             step = self.pass_end(ch, out, step);
+        }
+    }
+
+    /// A switch that nobody has the key of any more makes way for the next, so that they don't pile up.
+    fn replace(&mut self, successor: Successor<In, Out>) {
+        match successor {
+            Successor::Switch(switch) if self.door.has_no_keys() => {
+                let Switch { current, door, .. } = *switch;
+                (self.current, self.door) = (current, door);
+            }
+            Successor::Switch(switch) => self.current = switch,
+            Successor::Pipeline(pipeline) => self.current = pipeline,
         }
     }
 
@@ -179,13 +216,20 @@ impl<In, Out> Switch<In, Out> {
     }
 }
 
-impl<In, Out> Drop for Switch<In, Out> {
-    fn drop(&mut self) {
-        self.door.close();
+impl<In, Out> Deref for OwnDoor<In, Out> {
+    type Target = Rc<Door<Successor<In, Out>>>;
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
-impl<In, Out> Pipeline for Switch<In, Out> {
+impl<In, Out> Drop for OwnDoor<In, Out> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl<In: 'static, Out: 'static> Pipeline for Switch<In, Out> {
     type In = In;
     type Out = Out;
     const MAKES_MESSAGES: bool = true; // or what is above it counts them when it is called

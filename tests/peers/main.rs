@@ -9,6 +9,7 @@ mod common;
 mod delivery;
 mod functions;
 mod passive;
+mod raw;
 mod reentry;
 mod requests;
 mod sending;

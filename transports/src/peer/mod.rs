@@ -437,6 +437,7 @@ impl<In, Out> Peer<In, Out> {
         let owner = Owner::new(inner.owner.clone());
         let connection = Connection::in_place_of(owner, &self.key(), inner.limits, kept)?;
         inner.detached.set(true);
+        inner.key.take(); // it leads to what is gone
         Ok(connection)
     }
 
