@@ -23,7 +23,7 @@ fn lines() -> Lines {
 }
 
 /// A pool of what this makes of a client.
-fn pool<C: Poolable + 'static>(
+fn pool<C: Poolable>(
     simulation: &mut Simulation,
     section: &str,
     make: impl AsyncFn(&Client) -> Result<C> + 'static,
@@ -49,7 +49,7 @@ async fn channel(client: &Client) -> Result<ChannelHandle> {
 }
 
 /// A connection that is there at once; and its other side, if it was made for this.
-fn take<C: Poolable + 'static>(simulation: &mut Simulation, pool: &Pool<C>) -> (Pooled<C>, Option<Far>) {
+fn take<C: Poolable>(simulation: &mut Simulation, pool: &Pool<C>) -> (Pooled<C>, Option<Far>) {
     let pool = pool.clone();
     let getting = simulation.spawn(async move { pool.get().await });
     let pooled = simulation.finish(getting).expect("nobody has to wait").unwrap();
@@ -57,7 +57,7 @@ fn take<C: Poolable + 'static>(simulation: &mut Simulation, pool: &Pool<C>) -> (
 }
 
 /// What became of a connection, if this was done to it before or after it was given back, is not given out.
-fn is_not_given_out<C: Poolable + 'static>(
+fn is_not_given_out<C: Poolable>(
     make: impl AsyncFn(&Client) -> Result<C> + 'static,
     before: impl FnOnce(&C, &Far),
     after: impl FnOnce(&Far),
@@ -85,7 +85,7 @@ fn is_not_given_out<C: Poolable + 'static>(
 
 #[test]
 fn what_the_other_side_has_ended_is_not_given_out() {
-    fn check<C: Poolable + 'static>(make: impl AsyncFn(&Client) -> Result<C> + Copy + 'static) {
+    fn check<C: Poolable>(make: impl AsyncFn(&Client) -> Result<C> + Copy + 'static) {
         for end in [Far::end, Far::reset] {
             is_not_given_out(make, |_, _| (), end);
             is_not_given_out(make, |_, far| end(far), |_| ());

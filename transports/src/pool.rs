@@ -18,8 +18,9 @@ use places::{Place, Places};
 
 /// Connections to one place, lent to the tasks of one worker. Clones are the same pool.
 ///
-/// There are never more than `pool.connections_max`, in use, idle or being made; those that are closing don't count. When
-/// all are in use, whoever wants one waits, in the order of asking, for up to `pool.wait_ms`.
+/// There are never more than `pool.connections_max`, in use, idle or being made; those that are closing don't count, for
+/// which they have `channel.close_ms`. When all are in use, whoever wants one waits, in the order of asking, for up to
+/// `pool.wait_ms`.
 ///
 /// The connection that came back last is given out first. So those that are not needed stay idle, and are closed after
 /// `pool.idle_ms`. One that has ended, or is [not usable](Poolable::is_usable) for another reason, is never given out; and
@@ -42,14 +43,15 @@ use places::{Place, Places};
 /// ```
 ///
 /// When the last clone is dropped the pool is closed, as by [`close`](Pool::close).
-pub struct Pool<C: Poolable + 'static>(Rc<Owner<C>>);
+pub struct Pool<C: Poolable>(Rc<Owner<C>>);
 
 /// A connection of a [`Pool`], to which it goes back when it is dropped: if it is [usable](Poolable::is_usable), and the
 /// task that drops it does not panic. Otherwise it is closed, and its place is free.
 ///
-/// Whoever gets it next finds it as it was left. One on which a conversation was given up halfway, by a time limit
-/// around it for example, is to be [discarded](Pooled::discard): the rest of the answer is yet to come.
-pub struct Pooled<C: Poolable + 'static> {
+/// Whoever gets it next finds it as it was left. When a conversation was given up halfway, by a time limit around it for
+/// example, an answer may be yet to come. The [requests](Peer::request) of a peer cope with that. Otherwise such a
+/// connection is to be [discarded](Pooled::discard), or is of a [type of one's own](Poolable) that knows of it.
+pub struct Pooled<C: Poolable> {
     /// `None` when it is being dropped.
     member: Option<Member<C>>,
     discarded: bool,
@@ -62,7 +64,7 @@ pub struct Pooled<C: Poolable + 'static> {
 ///
 /// Beside those of this crate it may be a type of one's own that wraps one, and knows more: that a conversation was left
 /// halfway, for example.
-pub trait Poolable: Connected {
+pub trait Poolable: Connected + 'static {
     /// Whether a task that knows nothing of the one before can use it. Asked when it comes back, and before it is
     /// given out.
     fn is_usable(&self) -> bool;
@@ -104,7 +106,7 @@ pub enum PoolError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatistics {
-    /// Connections that there are: in use, and idle.
+    /// Connections that there are: idle, being checked or in use.
     pub open: usize,
     /// Connections that nobody uses. One that the other side has closed is among them until its time is up, or it would
     /// have been given out.
@@ -119,7 +121,7 @@ pub struct PoolStatistics {
     pub expired: u64,
 }
 
-impl<C: Poolable + 'static> Pool<C> {
+impl<C: Poolable> Pool<C> {
     /// A pool of what `connect` makes, which is called whenever one more is needed, by several tasks at once. What limits
     /// the time that this takes is its own: for a [`Client`](crate::Client), `channel.connect_ms`.
     ///
@@ -127,7 +129,7 @@ impl<C: Poolable + 'static> Pool<C> {
     /// Outside a worker.
     pub fn new<E>(config: &PoolConfig, connect: impl AsyncFn() -> Result<C, E> + 'static) -> Self
     where
-        E: Into<pipeline::Error> + 'static,
+        E: Into<pipeline::Error>,
     {
         let connect = Rc::new(connect);
         let shared = Rc::new(Shared {
@@ -209,27 +211,27 @@ impl<C: Poolable + 'static> Pool<C> {
     }
 }
 
-impl<C: Poolable + 'static> Clone for Pool<C> {
+impl<C: Poolable> Clone for Pool<C> {
     fn clone(&self) -> Self {
         Pool(Rc::clone(&self.0))
     }
 }
 
-impl<C: Poolable + 'static> Pooled<C> {
+impl<C: Poolable> Pooled<C> {
     /// Closes it, rather than give it back.
     pub fn discard(mut self) {
         self.discarded = true;
     }
 }
 
-impl<C: Poolable + 'static> Deref for Pooled<C> {
+impl<C: Poolable> Deref for Pooled<C> {
     type Target = C;
     fn deref(&self) -> &C {
         &self.member.as_ref().expect("it is there until it is dropped").connection
     }
 }
 
-impl<C: Poolable + 'static> Drop for Pooled<C> {
+impl<C: Poolable> Drop for Pooled<C> {
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
             let wanted = !self.discarded && !std::thread::panicking() && member.connection.is_usable();
@@ -262,9 +264,9 @@ impl Poolable for Connection {
 }
 
 /// The clones of a pool. Closes it.
-struct Owner<C: Poolable + 'static>(Rc<Shared<C>>);
+struct Owner<C: Poolable>(Rc<Shared<C>>);
 
-impl<C: Poolable + 'static> Drop for Owner<C> {
+impl<C: Poolable> Drop for Owner<C> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -275,7 +277,7 @@ impl<C: Poolable + 'static> Drop for Owner<C> {
 ///
 /// Whoever uses, checks or makes a connection has a place. A connection is made only when none is idle, and comes back
 /// before its place is free: so there are never more connections than places.
-struct Shared<C: Poolable + 'static> {
+struct Shared<C: Poolable> {
     config: PoolConfig,
     places: Rc<Places>,
     connect: Connect<C>,
@@ -327,7 +329,7 @@ impl<C: Poolable> Idle<C> {
 }
 
 /// For whoever wants a connection.
-impl<C: Poolable + 'static> Shared<C> {
+impl<C: Poolable> Shared<C> {
     /// An idle connection that is good. Those that are not are closed.
     async fn reuse(&self) -> Option<Member<C>> {
         loop {
@@ -398,19 +400,18 @@ impl<C: Poolable + 'static> Shared<C> {
 }
 
 /// The task that closes what nobody needs, or all there is. However it ends, nobody waits in vain.
-struct Keeper<C: Poolable + 'static>(Rc<Shared<C>>);
+struct Keeper<C: Poolable>(Rc<Shared<C>>);
 
-impl<C: Poolable + 'static> Drop for Keeper<C> {
+impl<C: Poolable> Drop for Keeper<C> {
     fn drop(&mut self) {
         self.0.places.close();
-        let idle = self.0.idle.take();
-        drop(idle);
+        drop(self.0.idle.take());
         let closers = self.0.closers.take();
         closers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
-impl<C: Poolable + 'static> Keeper<C> {
+impl<C: Poolable> Keeper<C> {
     async fn run(self) {
         let shared = &*self.0;
         while !shared.places.is_closed() {
