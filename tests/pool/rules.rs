@@ -234,6 +234,19 @@ fn a_connection_that_is_made_when_the_pool_is_closed_is_closed_too() {
 }
 
 #[test]
+fn what_fails_its_check_when_the_pool_is_closed_is_not_replaced() {
+    let (mut simulation, pool, maker) = pool("check_after_ms = 0\ncheck_ms = 1000");
+    drop(take(&mut simulation, &pool));
+    maker.checks.set(Answer::Later);
+    maker.connects.set(Answer::Later);
+    let (_, outcome) = get(&mut simulation, &pool);
+    let closing = simulation.spawn(async move { pool.close().await });
+    simulation.advance(SECOND);
+    assert_eq!((error(&outcome).as_str(), maker.connecting()), ("the pool is closed", 0));
+    assert_eq!(simulation.finish(closing), Some(()));
+}
+
+#[test]
 fn a_pool_that_is_dropped_closes_and_lets_go_of_everything() {
     let (mut simulation, pool, maker) = pool("connections_max = 3");
     let (held, idle) = (take(&mut simulation, &pool), take(&mut simulation, &pool));

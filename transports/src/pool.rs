@@ -179,6 +179,7 @@ impl<C: Poolable> Pool<C> {
         let place = shared.places.take().await?;
         let member = match shared.reuse().await {
             Some(member) => member,
+            None if shared.places.is_closed() => return Err(PoolError::Closed),
             None => shared.make().await?,
         };
         let pooled =
