@@ -1,5 +1,6 @@
 //! A server that nobody talks to before they have logged in: its authentication handler stands in a slot, and takes
-//! itself out of the pipeline when it has done its work. From then on a message costs nothing for it.
+//! itself out of the pipeline when it has done its work. From then on a message costs nothing for it. Who has logged in is
+//! a feature of the connection, which everything above reads.
 //!
 //! ```text
 //! cargo run --example auth -- --listen 127.0.0.1:7000 --user ada:lovelace
@@ -37,8 +38,8 @@ const LOOK_UP: Duration = Duration::from_millis(20);
 
 type Users = Arc<HashMap<String, String>>;
 
-/// Raised once, for the stages towards the application.
-struct LoggedIn {
+/// Who has logged in: a feature of the connection.
+struct User {
     name: String,
 }
 
@@ -51,7 +52,7 @@ struct Authentication {
     look_up: Option<LookUp>,
 }
 
-type LookUp = Pin<Box<dyn Future<Output = Option<LoggedIn>>>>;
+type LookUp = Pin<Box<dyn Future<Output = Option<User>>>>;
 
 impl Handler for Authentication {
     type In = String;
@@ -68,10 +69,11 @@ impl Handler for Authentication {
     fn more(&mut self, cx: &mut Context<'_, String>) -> Result<Flow<String>> {
         match cx.poll(&mut self.look_up) {
             None => Ok(Flow::Wait), // what comes behind it waits too, and keeps its order
-            Some(Some(login)) => {
-                cx.write(format!("welcome {}", login.name))?;
+            Some(Some(user)) => {
+                cx.write(format!("welcome {}", user.name))?;
+                cx.insert(user);
                 self.slot.remove()?;
-                Ok(Flow::raise(login, Flow::Done))
+                Ok(Flow::Done)
             }
             Some(None) => {
                 self.denials += 1;
@@ -89,34 +91,25 @@ impl Handler for Authentication {
     }
 }
 
-async fn look_up(users: Users, line: String) -> Option<LoggedIn> {
+async fn look_up(users: Users, line: String) -> Option<User> {
     sleep(LOOK_UP).await;
     let mut words = line.split(' ');
     let (Some("login"), Some(name), Some(password)) = (words.next(), words.next(), words.next()) else {
         return None;
     };
-    (users.get(name)? == password).then(|| LoggedIn { name: name.into() })
+    (users.get(name)? == password).then(|| User { name: name.into() })
 }
 
 /// The application. It never sees a line of a stranger.
-#[derive(Default)]
-struct Answers {
-    name: String,
-}
+struct Answers;
 
 impl Tail for Answers {
     type In = String;
     type Out = String;
 
-    fn event(&mut self, _cx: &mut Context<'_, String>, event: &mut Event) -> Result<()> {
-        if let Some(login) = event.take::<LoggedIn>() {
-            self.name = login.name;
-        }
-        Ok(())
-    }
-
     fn read(&mut self, cx: &mut Context<'_, String>, line: String) -> Result<()> {
-        cx.write(format!("{}: {line}", self.name))
+        let user = cx.get::<User>().ok_or_else(|| Error::msg("a line of nobody who has logged in"))?;
+        cx.write(format!("{}: {line}", user.name))
     }
 }
 
@@ -125,13 +118,13 @@ fn pipeline(users: &Users) -> impl Pipeline<In = Bytes, Out = Bytes> + use<> {
     let slot = SlotKey::new();
     let authentication =
         Authentication { users: Arc::clone(users), slot: slot.clone(), denials: 0, look_up: None };
-    codec(Lines::lf(LINE_BYTES_MAX)).slot(&slot, authentication).tail(Answers::default())
+    codec(Lines::lf(LINE_BYTES_MAX)).slot(&slot, authentication).tail(Answers)
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let users: Users = Arc::new(arguments.users.iter().cloned().collect());
-    let server = arguments.server.bind().pipeline(move |_conn| pipeline(&users));
+    let server = Server::bind(&arguments.server.listen).pipeline(move |_conn| pipeline(&users));
     arguments.server.serve(|runtime| Ok(server.start(runtime)?))
 }
 

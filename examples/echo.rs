@@ -73,7 +73,7 @@ fn serve<P>(arguments: &Arguments, pipeline: impl Fn() -> P + Clone + Send + Syn
 where
     P: Pipeline<In = Bytes, Out = Bytes> + 'static,
 {
-    let (bind, config) = (arguments.server.bind(), arguments.server.config()?);
+    let (bind, config) = (arguments.tls.bind(&arguments.server.listen), arguments.server.config()?);
     let server = match arguments.tls.load(&arguments.server.listen, &config.tls)? {
         Some(security) => bind.pipeline(move |_conn| codec(security.stage()).pipeline(pipeline())),
         None => bind.pipeline(move |_conn| pipeline()),
@@ -83,7 +83,7 @@ where
 
 /// Serves each connection with an asynchronous function.
 fn serve_peers(arguments: &Arguments, max: usize) -> Result<()> {
-    let (bind, config) = (arguments.server.bind(), arguments.server.config()?);
+    let (bind, config) = (arguments.tls.bind(&arguments.server.listen), arguments.server.config()?);
     let frames = move || LengthPrefixed::u32_be(max);
     let server = match arguments.tls.load(&arguments.server.listen, &config.tls)? {
         Some(security) => bind.peer(move |_conn| codec(security.stage()).codec(frames()), echo),

@@ -134,6 +134,6 @@ fn main() -> Result<()> {
         .handshake_timeout(limits.handshake())
         .handshake_bytes_max(limits.handshake_bytes_max)
         .build()?;
-    let server = arguments.bind().pipeline(move |_conn| in_clear(&tls));
+    let server = Server::bind(&arguments.listen).pipeline(move |_conn| in_clear(&tls));
     arguments.serve(|runtime| Ok(server.start(runtime)?))
 }

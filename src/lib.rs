@@ -34,12 +34,12 @@
 #![forbid(unsafe_code)]
 
 pub use perihelion_pipeline as pipeline;
-pub use perihelion_pipeline::handlers;
+pub use perihelion_pipeline::{handlers, proxy_protocol};
 pub use perihelion_runtime as runtime;
 #[cfg(feature = "tls")]
 pub use perihelion_tls as tls;
 pub use perihelion_transports as transports;
-pub use perihelion_transports::testing;
+pub use perihelion_transports::{middleware, testing};
 
 /// What most programs need.
 pub mod prelude {
@@ -53,7 +53,7 @@ pub mod prelude {
         Config, JoinHandle, Runtime, Service, run_blocking, sleep, spawn_local, timeout,
     };
     pub use perihelion_transports::{
-        Address, ChannelHandle, Client, Connection, ConnectionError, Mode, NewConnection, Next, Peer,
-        PeerSender, RunningServer, Server,
+        Acceptor, Address, ChannelHandle, Client, Connection, ConnectionError, MessageReader, MessageWriter,
+        Mode, NewConnection, Next, Peer, PeerGroup, PeerSender, RunningServer, Server,
     };
 }

@@ -18,7 +18,7 @@ fn what_comes_in_while_accepting_stops_is_neither_lost_nor_leaked() {
     let fixture = Fixture::new();
     // With one place, nearly every connection stops accepting, and nearly every end starts it again: the cancellation
     // of an accept races with those that it has taken, and with its own restart.
-    let limits = ServerConfig { connections_max: 1, when_full: WhenFull::Wait };
+    let limits = ServerConfig { connections_max: 1, when_full: WhenFull::Wait, ..ServerConfig::default() };
     let server = Server::bind(V4).limits(limits).pipeline(echo).start(&fixture).unwrap();
     let address = address_of(&server);
     thread::scope(|scope| {

@@ -54,12 +54,22 @@ fn the_steady_state_of_an_echo_allocates_nothing_per_message() {
         .pipeline(|_conn| codec(LengthPrefixed::u32_be(1 << 20)).tail(Echo))
         .start(&runtime)
         .unwrap();
+    let echo = async |peer: Peer<Bytes, Bytes>| {
+        while let Some(message) = peer.recv().await? {
+            peer.send(message).await?;
+        }
+        Ok(())
+    };
+    let frames = |_: &NewConnection<'_>| codec(LengthPrefixed::u32_be(1 << 20));
+    let peer = Server::bind("127.0.0.1:0").peer(frames, echo).start(&runtime).unwrap();
     for size in [64, 4096, 16 * 1024, 40_000] {
         let body = vec![7; size];
         let frame = [&(size as u32).to_be_bytes(), &*body].concat();
         let burst = frame.repeat(if size == 64 { 16 } else { 1 });
         let host = |server: &RunningServer| server.address().to_string().replace("tcp://", "");
-        for (name, address, request) in [("raw", host(&raw), &body), ("length", host(&length), &burst)] {
+        let servers =
+            [("raw", host(&raw), &body), ("length", host(&length), &burst), ("peer", host(&peer), &burst)];
+        for (name, address, request) in servers {
             let allocations = allocations(&address, request);
             // A table may grow once more; per message it would be thousands.
             assert!(

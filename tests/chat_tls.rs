@@ -252,7 +252,7 @@ fn who_does_not_listen_is_put_out_and_the_others_miss_nothing() {
     }
     assert!(!deaf.ends_in_order());
     let said = chat.stop((speaker, listener, deaf));
-    assert!(said.contains("reads too slowly: 64 messages wait for it"), "{said}");
+    assert!(said.contains("reads too slowly"), "{said}");
 }
 
 #[test]

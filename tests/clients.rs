@@ -5,9 +5,8 @@ mod common;
 use common::*;
 use perihelion::prelude::*;
 use perihelion::transports;
-use socket2::{Domain, Socket, Type};
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -167,22 +166,6 @@ fn a_connection_that_is_refused_or_has_nowhere_to_go_is_an_error() {
     let error = refusal(&fixture, "no-such-host.invalid:7000");
     assert!(error.starts_with("tcp://no-such-host.invalid:7000 can't be resolved: "), "{error}");
     fixture.stop();
-}
-
-/// A listener that takes nobody, with as many waiting for it as it lets wait: the kernel doesn't answer others.
-fn full_listener() -> (Socket, Vec<Socket>, SocketAddr) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&V4.parse::<SocketAddr>().unwrap().into()).unwrap();
-    listener.listen(1).unwrap();
-    let address = listener.local_addr().unwrap();
-    let waiting = (0..8).map(|_| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let _ = socket.connect(&address); // goes on in the background
-        socket
-    });
-    let waiting = waiting.collect();
-    (listener, waiting, address.as_socket().unwrap())
 }
 
 #[test]

@@ -5,8 +5,8 @@ mod common;
 use common::*;
 use perihelion::prelude::*;
 use perihelion::runtime::simulation::{Ending, Far, Faults, Simulation, each_seed};
-use perihelion::transports::{Backoff, Reconnect, ReconnectState};
-use std::cell::Cell;
+use perihelion::transports::{self, Backoff, Reconnect, ReconnectState};
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -246,6 +246,40 @@ fn after_a_panic_nobody_waits_in_vain() {
     });
     let given_up = ReconnectState::GaveUp { cause: "making it panicked".into() };
     assert_eq!(simulation.finish(kept), Some((given_up.clone(), given_up)));
+}
+
+#[test]
+fn a_peer_is_made_again_when_the_other_side_has_ended_or_broken_off() {
+    let mut simulation = Simulation::new(1, Faults::none());
+    simulation.answer_at(target());
+    let current = Rc::new(RefCell::new(None::<Peer<String, String>>));
+    let theirs = Rc::clone(&current);
+    let kept = simulation.spawn(async move {
+        let client = Client::new(&Config::default());
+        Reconnect::new(backoff(1), SECOND, async move || {
+            let peer = client.peer(&target().into(), codec(Lines::lf(100))).await?;
+            theirs.replace(Some(peer.clone()));
+            Ok::<_, transports::Error>(peer)
+        })
+    });
+    let kept = simulation.finish(kept).unwrap();
+    for (end, why) in [(Far::end as fn(&Far), "it was closed in order"), (Far::reset, "Connection reset")] {
+        assert_eq!(kept.state(), ReconnectState::Connected);
+        let (far, peer) = (simulation.answered().unwrap(), current.take().unwrap());
+        far.send("last words\n");
+        simulation.run();
+        end(&far);
+        simulation.run();
+        assert_eq!(peer.try_recv().as_deref(), Some("last words"));
+        assert!(peer.is_closed());
+        let ReconnectState::Waiting { cause, .. } = kept.state() else { panic!("{:?}", kept.state()) };
+        assert!(cause.contains(why), "{cause}");
+        wait(&mut simulation, &kept);
+    }
+    let far = simulation.answered().unwrap();
+    drop(kept);
+    simulation.run();
+    assert_eq!(far.sees(), Ending::Ended, "it is closed, though somebody has it");
 }
 
 /// Over sockets: the server stops, and another one listens on its port.

@@ -32,10 +32,15 @@ where
 /// Writes a message for each line of standard input. Its end, or one that can't be read, ends the conversation; replies
 /// to come are still printed.
 pub(crate) async fn send_input<T>(writer: Writer<T>, message: impl Fn(String) -> T) {
-    while let Ok(Some(Ok(line))) = run_blocking(|| std::io::stdin().lines().next()).await {
+    while let Some(line) = next_line().await {
         if writer.write(message(line)).await.is_err() {
             return;
         }
     }
     writer.close_output();
+}
+
+/// The next line of standard input; `None`: its end, or what can't be read.
+pub(crate) async fn next_line() -> Option<String> {
+    run_blocking(|| std::io::stdin().lines().next()).await.ok()??.ok()
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// Where a server listens, and on what it runs.
 #[derive(Args)]
 pub(crate) struct ServerArguments {
-    /// Where to listen: HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT; port 0 picks a free one.
+    /// Where to listen: HOST:PORT or tcp://HOST:PORT, or tls://HOST:PORT with --cert; port 0 picks a free one.
     #[arg(long, default_value = "127.0.0.1:7000")]
     pub(crate) listen: String,
     /// How many workers; 0 is one for each CPU.
@@ -46,11 +46,6 @@ impl ServerArguments {
         signals.wait();
         println!("{}", server.stop(runtime.config().channel.drain()));
         Ok(())
-    }
-
-    /// The server at the address, whose pipeline is still to be given.
-    pub(crate) fn bind(&self) -> Server {
-        Server::bind(self.listen.strip_prefix("tls://").unwrap_or(&self.listen))
     }
 
     /// The configuration, in which the options win over the file.

@@ -44,6 +44,11 @@ impl Security {
 }
 
 impl TlsArguments {
+    /// The server at this address, which may begin with `tls://`.
+    pub(crate) fn bind(&self, listen: &str) -> Server {
+        Server::bind(listen.strip_prefix("tls://").unwrap_or(listen))
+    }
+
     /// What the options and the address together ask for. `None`: no TLS.
     pub(crate) fn load(&self, listen: &str, config: &TlsConfig) -> Result<Option<Security>> {
         let wanted = listen.starts_with("tls://");

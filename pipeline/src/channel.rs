@@ -164,7 +164,7 @@ impl Channel {
         self.count(bytes, 0);
     }
 
-    /// Puts a value into the connection's [features](Features), for whatever stands above: what a stage has found out,
+    /// Puts a value into the connection's [features](crate::Features), for whatever stands above: what a stage has found out,
     /// such as who the other side is. Gives the one of this type that was there before.
     pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
         self.link.features().insert(value)
@@ -183,8 +183,9 @@ impl Channel {
         self.unpacked += bytes;
     }
 
-    /// Whether the channel reads on though it is unwritable: for a stage that keeps back what is written until
-    /// something has come, such as the end of a handshake. Otherwise it would wait for what is not read.
+    /// Whether the channel reads on though it is unwritable or paused: for a stage that has no message to pass on, and
+    /// keeps back what is written, until something has come, such as the end of a handshake. Otherwise it would wait
+    /// for what is not read.
     pub fn set_needs_input(&mut self, needs_input: bool) {
         self.link.set_needs_input(needs_input);
     }

@@ -150,7 +150,7 @@ impl Input {
     /// Lets go of the received memory: an unfinished rest is copied, so that it does not keep a whole receive
     /// buffer from being used again. Called when a decoder needs more bytes.
     #[inline]
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.is_empty() {
             self.recycle();
         } else if let Store::Shared(_) = self.store {

@@ -36,6 +36,7 @@ mod outbound;
 mod output;
 mod pipeline;
 mod promise;
+pub mod proxy_protocol;
 mod runner;
 mod service;
 mod slot;

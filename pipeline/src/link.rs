@@ -118,14 +118,14 @@ impl Link {
         if let Demand::Messages(left) = &mut self.demand {
             *left = left.saturating_sub(1);
             if *left == 0 {
-                self.stops.set(Stops::PAUSED);
+                self.stop_if_paused();
             }
         }
     }
 
     pub(crate) fn pause(&mut self) {
         self.demand = Demand::Messages(0);
-        self.stops.set(Stops::PAUSED);
+        self.stop_if_paused();
     }
 
     pub(crate) fn resume(&mut self) {
@@ -153,10 +153,12 @@ impl Link {
         }
     }
 
-    /// Whether a stage must read on before it can send what it holds: then the channel reads though it is unwritable.
+    /// Whether a stage must read on before it can send what it holds, or pass a message on: then the channel reads
+    /// though it is unwritable, or paused.
     pub(crate) fn set_needs_input(&mut self, needs_input: bool) {
         self.needs_input = needs_input;
         self.stop_if_unwritable();
+        self.stop_if_paused();
     }
 
     pub(crate) fn needs_input(&self) -> bool {
@@ -168,6 +170,14 @@ impl Link {
             self.stops.clear(Stops::UNWRITABLE);
         } else {
             self.stops.set(Stops::UNWRITABLE);
+        }
+    }
+
+    fn stop_if_paused(&mut self) {
+        if self.is_paused() && !self.needs_input {
+            self.stops.set(Stops::PAUSED);
+        } else {
+            self.stops.clear(Stops::PAUSED);
         }
     }
 
@@ -196,6 +206,15 @@ impl Link {
     pub(crate) fn received(&self, n: usize, now: Instant) {
         if let Some(traffic) = self.counted() {
             traffic.add_received(n, now);
+        }
+    }
+
+    /// At the end of a turn: tells those who watch whether it is this side that nothing moves for.
+    #[inline]
+    pub(crate) fn count_stops(&self, now: Instant) {
+        if let Some(traffic) = self.counted() {
+            let reads = !self.stops.has(Stops::PAUSED) && !self.waits;
+            traffic.set_stopped(!reads && self.queued == 0, now);
         }
     }
 
@@ -237,7 +256,7 @@ impl Link {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.stops.has(Stops::PAUSED)
+        self.demand == Demand::Messages(0)
     }
 
     /// Whether what is written now can still be sent.

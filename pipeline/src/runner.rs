@@ -223,6 +223,7 @@ impl Runner {
             self.link.end_writes();
         }
         self.limit_wait(ch);
+        self.link.count_stops(ch.now());
         self.link.refill(ch.limits());
         self.link.may_read()
             && match self.state {

@@ -101,6 +101,19 @@ impl<T> Writer<T> {
         self.put(msg, None)
     }
 
+    /// Like [`try_queue`](Writer::try_queue) for what belongs together: all of it is queued when there is room for one
+    /// message, however many there are, and otherwise none of it.
+    ///
+    /// # Errors
+    /// The messages.
+    pub fn try_queue_all(&self, msgs: Vec<T>) -> Result<(), Vec<T>> {
+        if !self.0.has_room() {
+            return Err(msgs);
+        }
+        msgs.into_iter().for_each(|msg| self.0.push(Entry::Message(msg, None)));
+        Ok(())
+    }
+
     /// Like [`try_queue`](Writer::try_queue); gives a future that resolves when the kernel has taken the message.
     ///
     /// # Errors

@@ -10,12 +10,13 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::driver::{Close, Driver, Outgoing};
+use crate::driver::{Accepts, Close, Driver, Outgoing};
 use crate::endpoint::Endpoint;
 use crate::local::Local;
+use crate::pipe::Pipes;
 use crate::timer::Target;
 use crate::waker::endpoint_waker;
-use crate::{Capabilities, EndpointId, TimerId};
+use crate::{Capabilities, EndpointId, Pipe, TimerId};
 
 /// An event loop, as its endpoints see it: operations to start, timers, and turns to ask for.
 ///
@@ -24,6 +25,7 @@ pub struct Io {
     pub(crate) driver: Driver,
     pub(crate) local: Rc<Local>,
     config: Rc<Config>,
+    pipes: Pipes,
     /// Opened in this turn, and not in the loop's table yet.
     pub(crate) opened: Vec<(EndpointId, Box<dyn Endpoint>)>,
     /// Who asked for the end of the turn.
@@ -39,6 +41,7 @@ impl Io {
         Io {
             driver,
             local,
+            pipes: Pipes::new(&config.runtime.pipes),
             config,
             opened: Vec::new(),
             finishing: Vec::new(),
@@ -98,7 +101,12 @@ impl Io {
 
     /// Accepts connections until an accept fails.
     pub fn accept(&mut self, id: EndpointId) {
-        self.driver.accept(id);
+        self.driver.accept(id, Accepts::All);
+    }
+
+    /// Accepts one connection.
+    pub fn accept_one(&mut self, id: EndpointId) {
+        self.driver.accept(id, Accepts::One);
     }
 
     /// Stops accepting, soon: those that are on their way still come.
@@ -123,6 +131,33 @@ impl Io {
     /// Stops receiving, soon: what is on its way is still delivered.
     pub fn stop_receiving(&mut self, id: EndpointId) {
         self.driver.stop_receiving(id);
+    }
+
+    /// Says once that there are bytes to receive, or the other side's end: as soon as that is so, or at once. For whoever
+    /// reads the descriptor without the loop, and so instead of [`receive`](Io::receive).
+    #[inline]
+    pub fn wait_readable(&mut self, id: EndpointId) {
+        self.driver.wait_readable(id);
+    }
+
+    /// Says, until it is closed, whenever there is room to send after a send has been refused for want of it, and when the
+    /// connection breaks. It may say that there is room without such a refusal too. For whoever writes to the descriptor
+    /// without the loop.
+    pub fn watch(&mut self, id: EndpointId) {
+        self.driver.watch(id);
+    }
+
+    /// A pipe of this worker's, for bytes that are to be moved now. `None`: there is none at present, for as many are
+    /// in use as [may be](crate::PipesConfig), or the process has no descriptor left.
+    #[inline]
+    pub fn take_pipe(&mut self) -> Option<Pipe> {
+        self.pipes.take()
+    }
+
+    /// Gives a pipe back. If there are bytes in it, they are lost.
+    #[inline]
+    pub fn give_pipe_back(&mut self, pipe: Pipe) {
+        self.pipes.give_back(pipe);
     }
 
     /// Sends. The memory comes back with the completion.

@@ -18,6 +18,7 @@ mod error;
 mod io;
 mod local;
 mod mailbox;
+mod pipe;
 mod runtime;
 mod signals;
 pub mod simulation;
@@ -30,8 +31,8 @@ mod worker;
 
 pub use blocking::{BlockingError, run_blocking};
 pub use config::{
-    ChannelConfig, Config, CpuList, DriverChoice, ReceiveConfig, ReconnectConfig, RingConfig, RuntimeConfig,
-    ServerConfig, TcpConfig, TlsConfig, WhenFull,
+    ChannelConfig, Config, CpuList, DriverChoice, PipesConfig, PoolConfig, ReceiveConfig, ReconnectConfig,
+    RelayConfig, RingConfig, RuntimeConfig, ServerConfig, TcpConfig, TlsConfig, WhenFull,
 };
 pub use counters::WorkerStats;
 pub use driver::{Capabilities, Completion, Outgoing, PIECES_MAX, Piece};
@@ -39,6 +40,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use io::Io;
 pub use local::{defer, now};
+pub use pipe::Pipe;
 pub use runtime::{Handle, Runtime, Service};
 pub use signals::Signals;
 pub use sys::raise_descriptor_limit;

@@ -60,6 +60,10 @@ pub(crate) enum Kind {
     Send = 6,
     /// The read of the event counter by which other threads wake the worker.
     Wake = 7,
+    /// The wait for bytes to receive.
+    Readable = 8,
+    /// The watch for room to send, and for breaks.
+    Watch = 9,
 }
 
 /// `kind: 8 | generation: 24 | slot: 32`, as the kernel carries it.
@@ -91,6 +95,8 @@ impl Token {
             5 => Kind::Receive,
             6 => Kind::Send,
             7 => Kind::Wake,
+            8 => Kind::Readable,
+            9 => Kind::Watch,
             _ => return None,
         };
         let id = EndpointId { slot: packed as u32, generation: (packed >> 32) as u32 & GENERATION_MASK };
@@ -105,7 +111,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tokens_and_ids_come_back(slot in 0..SLOTS_MAX, generation in 0..=GENERATION_MASK, worker: u16, kind in 1u8..=7) {
+        fn tokens_and_ids_come_back(slot in 0..SLOTS_MAX, generation in 0..=GENERATION_MASK, worker: u16, kind in 1u8..=9) {
             let id = EndpointId::new(slot, generation);
             prop_assert_eq!(EndpointId::unpack(id.pack(worker)), (worker, id));
             let token = Token::unpack(u64::from(kind) << 56).unwrap();

@@ -8,7 +8,7 @@ mod process;
 use perihelion::prelude::*;
 use perihelion::runtime::Io;
 use perihelion::transports::ServerReport;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
@@ -159,8 +159,19 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     try_connect(address).unwrap()
 }
 
+/// A client with this address of the loopback.
+pub(crate) fn connect_from(local: &str, address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(local.parse().unwrap(), 0).into()).unwrap();
+    socket.connect_timeout(&address.into(), PATIENCE).unwrap();
+    with_limits(socket.into()).unwrap()
+}
+
 pub(crate) fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    with_limits(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+fn with_limits(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
@@ -195,6 +206,22 @@ pub(crate) fn ask(stream: &TcpStream, payload: impl AsRef<[u8]>) {
     assert_eq!(receive(stream), payload.as_ref());
 }
 
+/// A listener that takes nobody, with as many waiting for it as it lets wait: the kernel doesn't answer others.
+pub(crate) fn full_listener() -> (Socket, Vec<Socket>, SocketAddr) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&V4.parse::<SocketAddr>().unwrap().into()).unwrap();
+    listener.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let waiting = (0..8).map(|_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address); // goes on in the background
+        socket
+    });
+    let waiting = waiting.collect();
+    (listener, waiting, address.as_socket().unwrap())
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -209,6 +236,14 @@ pub(crate) fn read_to_end(mut stream: &TcpStream) -> (Vec<u8>, End) {
         Ok(_) => (bytes, End::InOrder),
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (bytes, End::Reset),
         Err(error) => panic!("neither the end nor a reset, after {} bytes: {error}", bytes.len()),
+    }
+}
+
+/// Connects, and is reset without a word: while it does, or afterwards.
+pub(crate) fn expect_reset(address: SocketAddr) {
+    match try_connect(address) {
+        Ok(client) => assert_eq!(read_to_end(&client), (vec![], End::Reset)),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
     }
 }
 

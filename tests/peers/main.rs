@@ -7,6 +7,7 @@ mod authority;
 mod common;
 
 mod delivery;
+mod functions;
 mod giving_up;
 mod groups;
 mod middleware;

@@ -123,7 +123,7 @@ fn senders_that_wait_for_room_and_give_up_leave_it_to_the_others() {
 struct Held(Vec<u8>, Arc<AtomicUsize>);
 
 impl Held {
-    fn new(len: usize, alive: &Arc<AtomicUsize>) -> Bytes {
+    fn bytes(len: usize, alive: &Arc<AtomicUsize>) -> Bytes {
         alive.fetch_add(1, SeqCst);
         Bytes::from_owner(Held(vec![b'x'; len], Arc::clone(alive)))
     }
@@ -160,12 +160,12 @@ fn what_frames_hold_is_let_go_when_they_are_sent_or_never_will_be() {
             // Small frames are copied, large ones sent from where they lie; most of it waits.
             channel.set_window(Some(100_000));
             for number in 0..200 {
-                peer.queue(Held::new(if number % 2 == 0 { 10 } else { 50_000 }, &alive)).unwrap();
+                peer.queue(Held::bytes(if number % 2 == 0 { 10 } else { 50_000 }, &alive)).unwrap();
             }
             let sender = peer.sender();
             let flush = start(&mut channel, async move { sender.flush().await });
             assert!(!flush.is_there());
-            peer.queue(Held::new(10, &alive)).unwrap();
+            peer.queue(Held::bytes(10, &alive)).unwrap();
             match end {
                 End::Flush => {
                     channel.set_window(None);

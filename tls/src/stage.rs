@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use perihelion_pipeline::{
-    ChannelClosed, Error, Flow, Input, Operation, Protocol, Result, Wire, recycle_buffer, spare_buffer,
+    ChannelClosed, Error, Event, Flow, Input, Operation, Protocol, Result, Wire, recycle_buffer, spare_buffer,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -18,8 +18,7 @@ use crate::{ClientTls, Established, HandshakeLimits, ServerTls, TlsError};
 /// What is written before the handshake is done is kept, with the promises and the close behind it, and counts towards
 /// the channel's water marks. What is written in a turn becomes as few records as possible. A close sends a
 /// close_notify first; a close_notify from the other side is the end of what is received, and what stands above may
-/// still write. A pause holds up the handshake too: a channel that does not read by itself asks for a message when it
-/// opens. A connection that ends without a close_notify is an error ([`TlsError::Truncated`]). When a channel closes for an
+/// still write. A channel that is paused does its handshake all the same. A connection that ends without a close_notify is an error ([`TlsError::Truncated`]). When a channel closes for an
 /// error, or is reset, none is sent: the other side is to see that something is missing. Every other error of TLS closes
 /// the channel, also where a stage handles it.
 pub struct Tls {
@@ -392,6 +391,14 @@ impl Protocol for Tls {
             }
             operation => Ok(Some(operation)),
         }
+    }
+
+    /// Of a stage below, which may need no more input from now on. This one still does.
+    fn event(&mut self, wire: &mut Wire<'_>, _event: &mut Event) -> Result<()> {
+        if self.is_waiting_for_handshake() {
+            wire.set_needs_input(true);
+        }
+        Ok(())
     }
 
     fn timer(&mut self, wire: &mut Wire<'_>, _key: u32) -> Result<()> {

@@ -1,78 +1,101 @@
-//! Who is let in: a filter and a limit, before a connection costs more than its descriptor.
+//! Who is let in: filters and limits, before a connection costs more than its descriptor.
 
 use perihelion_runtime::{ServerConfig, WhenFull};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use socket2::SockRef;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-use crate::NewConnection;
-
-/// Whether a connection is wanted.
-pub(crate) type Filter = Arc<dyn Fn(&NewConnection<'_>) -> bool + Send + Sync>;
+use crate::Refusals;
+use crate::filter::Filters;
+use crate::per_address::{PerAddress, Share};
 
 /// Shared by the listeners of one server.
 pub(crate) struct Admission {
-    filter: Option<Filter>,
-    /// 0: no limit.
-    places: usize,
-    when_full: WhenFull,
+    config: ServerConfig,
+    filters: Filters,
     taken: AtomicUsize,
-    refused: AtomicU64,
+    per_address: Option<Arc<PerAddress>>,
+    refused: Mutex<Refusals>,
     /// Listeners with connections that wait for a place.
     waiting: Mutex<Vec<Waker>>,
     has_waiting: AtomicBool,
 }
 
-/// A connection's place, until it is dropped. `None` where places are not counted.
-pub(crate) struct Place(Option<Arc<Admission>>);
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Refusal {
+    Unwanted,
+    Undecided,
+    AddressFull,
+    Full,
+    Late,
+}
 
-/// What becomes of a connection.
-pub(crate) enum Verdict {
-    Admitted(OwnedFd, Place),
-    Refused,
-    /// Until there is a place.
-    Waits(OwnedFd),
+/// A connection that has not been let in yet.
+pub(crate) struct Candidate {
+    /// `None` where those of an address are not counted. Dropped before the other side sees the end.
+    pub(crate) share: Option<Share>,
+    pub(crate) fd: OwnedFd,
+}
+
+/// What a connection takes of its server's limits, until it is dropped.
+pub(crate) struct Place {
+    /// `None` where places are not counted.
+    admission: Option<Arc<Admission>>,
+    _share: Option<Box<Share>>,
 }
 
 impl Admission {
-    pub(crate) fn new(config: &ServerConfig, filter: Option<Filter>) -> Arc<Self> {
+    pub(crate) fn new(config: ServerConfig, filters: Filters) -> Arc<Self> {
+        let most = config.connections_per_address_max;
+        let per_address = (most > 0).then(|| PerAddress::new(most, config.ipv6_prefix_bits));
         Arc::new(Admission {
-            filter,
-            places: config.connections_max,
-            when_full: config.when_full,
+            config,
+            filters,
             taken: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
+            per_address,
+            refused: Mutex::default(),
             waiting: Mutex::default(),
             has_waiting: AtomicBool::new(false),
         })
     }
 
-    /// A new connection.
-    pub(crate) fn judge(self: &Arc<Self>, fd: OwnedFd) -> Verdict {
-        if self.filter.as_ref().is_some_and(|filter| !filter(&NewConnection::accepted(fd.as_fd()))) {
-            self.refused.fetch_add(1, Relaxed);
-            return Verdict::Refused;
-        }
-        match (self.admit(fd), self.when_full) {
-            (Verdict::Waits(_), WhenFull::Refuse) => {
-                self.refused.fetch_add(1, Relaxed);
-                Verdict::Refused
-            }
-            (verdict, _) => verdict,
-        }
+    pub(crate) fn config(&self) -> &ServerConfig {
+        &self.config
     }
 
-    /// One that has passed the filter: it is admitted, or waits.
-    pub(crate) fn admit(self: &Arc<Self>, fd: OwnedFd) -> Verdict {
-        if self.places == 0 {
-            return Verdict::Admitted(fd, Place(None));
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.filters
+    }
+
+    /// Looks at a new connection. Gives what it takes of its address's limit, if there is one.
+    pub(crate) fn examine(&self, fd: &OwnedFd) -> Result<Option<Share>, Refusal> {
+        if !self.filters.wants(fd) {
+            return Err(Refusal::Unwanted);
         }
-        let one_more = |taken| (taken < self.places).then_some(taken + 1);
-        match self.taken.fetch_update(SeqCst, SeqCst, one_more) {
-            Ok(_) => Verdict::Admitted(fd, Place(Some(Arc::clone(self)))),
-            Err(_) => Verdict::Waits(fd),
+        let Some(per_address) = &self.per_address else { return Ok(None) };
+        let address = SockRef::from(fd).peer_addr().map_err(|_| Refusal::AddressFull)?;
+        // What is no internet address has no limit.
+        let Some(address) = address.as_socket() else { return Ok(None) };
+        per_address.take(address.ip()).map(Some).ok_or(Refusal::AddressFull)
+    }
+
+    /// Lets one in that has passed the filters; or gives it back when there is no place.
+    pub(crate) fn admit(self: &Arc<Self>, candidate: Candidate) -> Result<(OwnedFd, Place), Candidate> {
+        let places = self.config.connections_max;
+        let one_more = |taken| (taken < places).then_some(taken + 1);
+        if places > 0 && self.taken.fetch_update(SeqCst, SeqCst, one_more).is_err() {
+            return Err(candidate);
         }
+        let admission = (places > 0).then(|| Arc::clone(self));
+        Ok((candidate.fd, Place { admission, _share: candidate.share.map(Box::new) }))
+    }
+
+    pub(crate) fn waits_when_full(&self) -> bool {
+        self.config.when_full == WhenFull::Wait
     }
 
     /// Wakes a listener when a place comes free. It looks once more itself, after this: one may have come free before.
@@ -93,21 +116,49 @@ impl Admission {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    pub(crate) fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    /// To be called before the connection is closed, so that whoever sees that finds it counted.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        match refusal {
+            Refusal::Undecided => tracing::warn!("a connection is refused: {refusal}"),
+            _ => tracing::debug!("a connection is refused: {refusal}"),
+        }
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *match refusal {
+            Refusal::Unwanted => &mut refused.unwanted,
+            Refusal::Undecided => &mut refused.undecided,
+            Refusal::AddressFull => &mut refused.address_full,
+            Refusal::Full => &mut refused.full,
+            Refusal::Late => &mut refused.late,
+        } += 1;
+    }
+
+    pub(crate) fn refusals(&self) -> Refusals {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::Unwanted => "a filter does not want it",
+            Refusal::Undecided => "the filter did not decide within server.filter_ms",
+            Refusal::AddressFull => "its address has server.connections_per_address_max",
+            Refusal::Full => "there are server.connections_max",
+            Refusal::Late => "there was no place within server.wait_ms",
+        })
     }
 }
 
 impl Place {
     /// Of a connection that no server counts.
     pub(crate) fn uncounted() -> Self {
-        Place(None)
+        Place { admission: None, _share: None }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(admission) = &self.0 {
+        if let Some(admission) = &self.admission {
             // In this order, and the listener's in the other: either it sees the place, or it is seen.
             admission.taken.fetch_sub(1, SeqCst);
             if admission.has_waiting.load(SeqCst) {

@@ -1,9 +1,10 @@
 //! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
 
 use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId};
+use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer};
 use std::any::Any;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -11,6 +12,10 @@ use crate::admission::Place;
 use crate::function::Function;
 use crate::group::{Group, Notice, Order};
 use crate::watch::{Watch, Wish};
+
+/// A channel's timers, by their keys: those of its stages, and the deadline of its close.
+const STAGES: u32 = 0;
+const CLOSE: u32 = 1;
 
 /// A pipeline for a connection, who wants to know of its channel's end, and the function that it belongs to.
 pub(crate) struct NewChannel {
@@ -25,6 +30,19 @@ impl NewChannel {
         let turn = self.watch.as_ref().map(|watch| Rc::clone(watch.turn())).unwrap_or_default();
         self.function = Some(Function::new(&turn, function));
         self
+    }
+
+    /// Opens the channel on this worker, when what runs now has returned.
+    pub(crate) fn open(self, fd: OwnedFd, group: Rc<Group>, place: Place) {
+        let unopened = self.watch.clone();
+        defer(move |io| {
+            let opened = io.open(fd, |io, id| Channel::new(io, id, self, group, place));
+            if opened.is_err()
+                && let Some(watch) = unopened
+            {
+                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
+            }
+        });
     }
 }
 
@@ -42,10 +60,10 @@ pub(crate) struct Channel {
     outbound: Outbound,
     /// Whether the end of this turn has been asked for.
     finishing: bool,
-    /// While it is open, for the runner's timers; then the deadline of the close.
+    /// While it is open, for the runner's timers.
     timer: Option<TimerId>,
-    /// When to look at a close that waits for what has been received to be done.
-    leaving: Option<TimerId>,
+    /// Of the close, from when it is asked for.
+    deadline: Option<TimerId>,
     /// Who wants to know of the channel's end.
     watch: Option<Rc<Watch>>,
     /// What the connection belongs to, if it is an asynchronous function.
@@ -83,13 +101,9 @@ enum Outbound {
     Ended,
 }
 
-/// The keys of its timers.
-const TIMER: u32 = 0;
-const LEAVING: u32 = 1;
-
 /// How the descriptor is closed.
 #[derive(Clone, Copy, PartialEq)]
-enum How {
+pub(crate) enum How {
     InOrder,
     Reset,
 }
@@ -116,7 +130,7 @@ impl Channel {
             outbound: Outbound::Idle,
             finishing: false,
             timer: None,
-            leaving: None,
+            deadline: None,
             watch,
             function,
             _place: place,
@@ -158,21 +172,14 @@ impl Channel {
     }
 
     fn set_timer(&mut self, io: &mut Io, at: Instant) {
-        self.clear_timer(io);
-        self.timer = Some(io.set_timer(self.id, TIMER, at));
+        cancel(io, &mut self.timer);
+        self.timer = Some(io.set_timer(self.id, STAGES, at));
     }
 
-    fn clear_timer(&mut self, io: &mut Io) {
-        if let Some(timer) = self.timer.take() {
-            io.cancel_timer(timer);
-        }
-    }
-
-    fn clear_timers(&mut self, io: &mut Io) {
-        self.clear_timer(io);
-        if let Some(leaving) = self.leaving.take() {
-            io.cancel_timer(leaving);
-        }
+    /// Gives the close its time, from now.
+    fn set_deadline(&mut self, io: &mut Io) {
+        cancel(io, &mut self.deadline);
+        self.deadline = Some(io.set_timer(self.id, CLOSE, io.now() + self.group.config.close()));
     }
 
     fn run_function(&mut self, io: &Io) {
@@ -180,6 +187,15 @@ impl Channel {
             && function.run(&io.waker(self.id))
         {
             self.function = None;
+        }
+    }
+
+    /// The function that the connection belongs to may have failed.
+    fn take_failure(&mut self, io: &Io) {
+        if let Some(reason) = self.watch.as_ref().and_then(|watch| watch.take_failure())
+            && self.state == State::Open
+        {
+            self.run(io, |runner, ch| runner.fail(ch, reason));
         }
     }
 
@@ -261,8 +277,8 @@ impl Channel {
             State::Fresh => self.end(io, How::Reset),
             State::Open => {
                 self.run(io, |runner, ch| runner.close(ch));
-                if self.leaving.is_none() && !self.runner.is_closing() {
-                    self.watch_leaving(io);
+                if !self.runner.is_closing() {
+                    self.set_deadline(io); // the stages have yet to do what was received
                 }
                 self.ask_finish(io);
             }
@@ -270,23 +286,13 @@ impl Channel {
         }
     }
 
-    /// A stage that works is given its time, but a peer that reads nothing is not.
-    fn watch_leaving(&mut self, io: &mut Io) {
-        let at = io.now() + self.group.config.close();
-        self.leaving = Some(io.set_timer(self.id, LEAVING, at));
-    }
-
-    fn close_is_late(&mut self, io: &mut Io) {
-        let late = "the close took longer than channel.close_ms";
-        self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
-    }
-
     /// Goes on with an orderly close as far as it goes at present.
     fn proceed_with_close(&mut self, io: &mut Io) {
         if self.state == State::Open {
             self.state = State::Closing;
-            self.clear_timers(io);
-            self.set_timer(io, io.now() + self.group.config.close());
+            cancel(io, &mut self.timer);
+            self.tell_ending();
+            self.set_deadline(io);
         }
         if self.state != State::Closing || self.outbound == Outbound::Sending {
             return;
@@ -298,6 +304,12 @@ impl Channel {
             self.state = State::Lingering;
             self.inbound = Inbound::Receiving;
             io.receive(self.id);
+        }
+    }
+
+    fn tell_ending(&self) {
+        if let Some(watch) = &self.watch {
+            watch.ending();
         }
     }
 
@@ -314,7 +326,8 @@ impl Channel {
         if state == State::Closed {
             return;
         }
-        self.clear_timers(io);
+        cancel(io, &mut self.timer);
+        cancel(io, &mut self.deadline);
         match how {
             How::InOrder if self.group.lingers => io.close_in_background(self.id),
             How::InOrder => io.close(self.id),
@@ -355,6 +368,7 @@ impl Endpoint for Channel {
             Completion::Sent { result, outgoing } => self.sent(io, result, outgoing),
             Completion::Ended => {
                 self.inbound = Inbound::Ended;
+                self.tell_ending();
                 match self.state {
                     State::Lingering => self.end(io, How::InOrder),
                     State::Open => {
@@ -365,9 +379,7 @@ impl Endpoint for Channel {
                 }
             }
             Completion::ReceiveFailed(error) => self.fail(io, error),
-            Completion::Accepted(_) | Completion::Connected(_) => {
-                unreachable!("a channel's socket is connected")
-            }
+            _ => unreachable!("a channel only sends and receives"),
         }
     }
 
@@ -383,6 +395,7 @@ impl Endpoint for Channel {
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
         self.group.count_work();
+        self.take_failure(io);
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }
@@ -407,7 +420,11 @@ impl Endpoint for Channel {
         match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
             None => {}
             Some(Wish::Close) => self.close(io),
-            Some(Wish::Abort) => return self.end(io, How::Reset),
+            Some(Wish::Fail) => self.ask_finish(io), // behind what the function has written
+            Some(Wish::Abort) => {
+                self.take_failure(io);
+                return self.end(io, How::Reset);
+            }
         }
         if self.state == State::Open {
             self.run(io, |runner, ch| runner.resume(ch));
@@ -416,14 +433,16 @@ impl Endpoint for Channel {
     }
 
     fn timer(&mut self, io: &mut Io, key: u32) {
-        match (key, self.state) {
-            (LEAVING, State::Open) if self.runner.is_writable() => self.watch_leaving(io),
-            (TIMER, State::Open) => {
-                self.timer = None;
-                self.run(io, |runner, ch| runner.expire(ch));
-                self.ask_finish(io);
-            }
-            _ => self.close_is_late(io),
+        let is_unwritable = self.runner.queued() > self.group.config.low_water_bytes;
+        if key == STAGES {
+            self.timer = None;
+            self.run(io, |runner, ch| runner.expire(ch));
+            self.ask_finish(io);
+        } else if self.state == State::Open && !is_unwritable {
+            self.set_deadline(io); // it waits for its stages, and not for the peer: that has a limit of its own
+        } else {
+            let late = "the close took longer than channel.close_ms";
+            self.fail(io, io::Error::new(io::ErrorKind::TimedOut, late));
         }
     }
 
@@ -446,6 +465,12 @@ impl Drop for Channel {
             watch.closed(now, Some("a stage of the channel panicked, or its worker stopped".into()));
         }
         self.group.channel_closed();
+    }
+}
+
+fn cancel(io: &mut Io, timer: &mut Option<TimerId>) {
+    if let Some(timer) = timer.take() {
+        io.cancel_timer(timer);
     }
 }
 

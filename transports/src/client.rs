@@ -2,26 +2,24 @@
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use perihelion_pipeline::{
-    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Target,
-};
-use perihelion_runtime::{Config, TcpConfig, TimedOut, defer, now, run_blocking, spawn_local, timeout};
+use perihelion_pipeline::{self as pipeline, Builder, FoldOnSwitch, Pipeline, Stack, TailStage, Target};
+use perihelion_runtime::{Config, TcpConfig, TimedOut, now, run_blocking, spawn_local, timeout};
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::admission::Place;
-use crate::channel::{Channel, NewChannel};
+use crate::channel::NewChannel;
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
 use crate::happy_eyeballs::{Failed, interleave, race, too_late};
 use crate::middleware::{self, Layer, Protocol};
-use crate::watch::{ChannelHandle, Side, Watch};
+use crate::watch::{ChannelHandle, Side};
 use crate::{Address, Backoff, Connection, Error, Next, Peer, PeerTail, Reconnect, socket};
 
 /// Connects, and puts pipelines on the connections. It belongs to one worker; clones share what they count.
@@ -218,12 +216,7 @@ impl Client {
             let connection = self.dial(target, make).await?;
             return self.pass(address, connection, |connection| connection.pipeline(pipeline)).await;
         }
-        self.dial(target, |group| {
-            let mut runner = Runner::new(pipeline, &group.channel.borrow());
-            let watch = Watch::new(&mut runner, Rc::default(), Side::Connected, None, now());
-            (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
-        })
-        .await
+        self.dial(target, |group| ChannelHandle::open(group, Side::Connected, None, pipeline)).await
     }
 
     /// Connects, and opens a channel.
@@ -250,7 +243,10 @@ impl Client {
             .await
             .map_err(|Failed { attempts, untried }| Error::Connect { address: asked, attempts, untried })?;
         let (new, result) = made;
-        self.open(connected, new);
+        if let Some(watch) = &new.watch {
+            watch.connected(connected.as_fd(), now());
+        }
+        new.open(connected, Rc::clone(&self.group), Place::uncounted());
         Ok(result)
     }
 
@@ -270,21 +266,6 @@ impl Client {
             (made, dial)
         })
         .await
-    }
-
-    fn open(&self, connected: OwnedFd, new: NewChannel) {
-        if let Some(watch) = &new.watch {
-            watch.connected(connected.as_fd(), now());
-        }
-        let (group, unopened) = (Rc::clone(&self.group), new.watch.clone());
-        defer(move |io| {
-            let opened = io.open(connected, |io, id| Channel::new(io, id, new, group, Place::uncounted()));
-            if opened.is_err()
-                && let Some(watch) = unopened
-            {
-                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
-            }
-        });
     }
 
     /// Lets a connection go through the middleware, and gives what is made of it inside.
@@ -310,12 +291,12 @@ impl Client {
         let next = Next::new(&self.middleware, &protocol);
         drop(spawn_local(async move {
             let result = next.run(connection).await;
-            drop(handle.close());
             let let_go = || pipeline::Error::msg("middleware has let the connection go");
             match outside.take() {
                 Some((_, tell)) => drop(tell.send(Err(result.err().unwrap_or_else(let_go)))),
-                None => middleware::report(result),
+                None => middleware::conclude(&handle, &result),
             }
+            drop(handle.close());
         }));
         let panicked = |_| Err(pipeline::Error::msg("middleware has panicked"));
         told.await.unwrap_or_else(panicked).map_err(|cause| Error::GivenUp { address, cause })

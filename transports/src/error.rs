@@ -62,6 +62,20 @@ pub enum Error {
         /// How many more IP addresses it has. Of many only the first are tried, as long as there is time.
         untried: usize,
     },
+    /// An acceptor with middleware.
+    #[error(
+        "the acceptor on {address} takes no middleware: the task that accepts a connection wraps its life"
+    )]
+    Middleware {
+        /// The address.
+        address: Address,
+    },
+    /// An acceptor that has been closed, or whose worker can't hold it.
+    #[error("the acceptor on {address} is closed")]
+    Closed {
+        /// Where it listened.
+        address: Address,
+    },
     /// The runtime can't be asked.
     #[error(transparent)]
     Runtime(#[from] perihelion_runtime::Error),
@@ -118,6 +132,12 @@ pub enum ConnectionError {
         what: &'static str,
         /// The mode that it needs.
         needs: Mode,
+    },
+    /// There are as many connections as a [limit](crate::middleware::ConnectionLimit) allows.
+    #[error("there are as many connections as there may be: {max}")]
+    NoPlace {
+        /// The limit.
+        max: usize,
     },
     /// The peer's bytes are read by somebody else for now: see [`Peer::detach`](crate::Peer::detach).
     #[error("the peer is detached: its bytes are read by somebody else")]

@@ -27,6 +27,9 @@ pub(crate) struct Group {
     drained: RefCell<Option<Waker>>,
 }
 
+/// A listener of a group.
+pub(crate) struct Listening(Rc<Group>);
+
 /// A notice to all channels and listeners of a group.
 pub(crate) struct Notice {
     pub(crate) group: Rc<Group>,
@@ -74,9 +77,10 @@ impl Group {
         self.wake_if_drained();
     }
 
-    pub(crate) fn set_listening(&self, listening: bool) {
-        self.listening.set(listening);
-        self.wake_if_drained();
+    /// A listener adds channels until what this gives is dropped.
+    pub(crate) fn listen(self: &Rc<Self>) -> Listening {
+        self.listening.set(true);
+        Listening(Rc::clone(self))
     }
 
     /// Publishes what was done since the last time.
@@ -116,5 +120,12 @@ impl Group {
         {
             waiter.wake();
         }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.set(false);
+        self.0.wake_if_drained();
     }
 }

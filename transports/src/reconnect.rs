@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::{Backoff, ChannelHandle};
+use crate::{Backoff, ChannelHandle, Connection, Peer};
 
 /// Keeps a connection up, from a task of its worker. It is made again whenever it ends, for whatever reason, after a
 /// delay of a [`Backoff`]; the delays begin anew when a connection has lasted for a while. [`Client::keep_connected`]
@@ -52,7 +52,7 @@ pub enum ReconnectState {
 
 /// A connection that can be kept up.
 pub trait Connected {
-    /// Closes it in order, behind what was written.
+    /// Closes it in order, behind what was written. Does nothing to one that is closed.
     fn close(&self);
 
     /// Waits until it is closed, and gives the reason unless it was closed in order.
@@ -66,6 +66,31 @@ impl Connected for ChannelHandle {
 
     fn closed(&self) -> impl Future<Output = Option<String>> {
         self.closed()
+    }
+}
+
+/// A peer has ended when the other side has: whoever waits for its end closes it then. What was received before stays to
+/// be received.
+///
+/// Kept up, it belongs to its [`Reconnect`]; a clone goes to whoever uses it.
+impl<In, Out> Connected for Peer<In, Out> {
+    fn close(&self) {
+        drop(ChannelHandle::close(self));
+    }
+
+    async fn closed(&self) -> Option<String> {
+        self.ended().await;
+        ChannelHandle::close(self).await
+    }
+}
+
+impl Connected for Connection {
+    fn close(&self) {
+        drop(ChannelHandle::close(self));
+    }
+
+    fn closed(&self) -> impl Future<Output = Option<String>> {
+        ChannelHandle::closed(self)
     }
 }
 

@@ -2,30 +2,39 @@
 
 use bytes::Bytes;
 use perihelion_pipeline::{
-    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Work,
+    self as pipeline, Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage, Target, Work,
 };
-use perihelion_runtime::{ChannelConfig, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout};
+use perihelion_runtime::{
+    ChannelConfig, Config, Handle, Io, ServerConfig, Service, TcpConfig, defer, timeout,
+};
 use std::cell::RefCell;
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::admission::{Admission, Filter};
+use crate::admission::Admission;
 use crate::channel::NewChannel;
 use crate::counters::Counters;
+use crate::filter::Filters;
 use crate::group::{Group, Notice, Order};
-use crate::listener::{Listener, MakePipeline};
+use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
 use crate::new_connection::internet;
-use crate::{Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
+use crate::report::ServerReport;
+use crate::{Acceptor, Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};
 
 /// How long a worker may take to reset what was open when the time to drain is over.
 const ABORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A server that is being set up.
+///
+/// Whom it lets in, in this order: the [`filter`](Server::filter) must want the connection; its address must have less
+/// than `server.connections_per_address_max`; the [asynchronous filter](Server::filter_async) must want it; and there
+/// must be a place among `server.connections_max`, for which it may wait with `server.when_full = "wait"`. An address
+/// counts what waits or is being decided on, too; only channels have places. What is refused is closed, and counted in
+/// the [`ServerReport`].
 ///
 /// ```
 /// use perihelion_pipeline::{LengthPrefixed, codec};
@@ -48,19 +57,19 @@ const ABORT_LIMIT: Duration = Duration::from_secs(2);
 #[must_use = "a server listens once it is started"]
 pub struct Server<M = NoPipeline> {
     address: Result<Address, Error>,
-    make: M,
-    tcp: Option<TcpConfig>,
+    pub(crate) make: M,
+    pub(crate) tcp: Option<TcpConfig>,
     channel: Option<ChannelConfig>,
     limits: Option<ServerConfig>,
-    filter: Option<Filter>,
-    middleware: Vec<Layer>,
+    filters: Filters,
+    pub(crate) middleware: Vec<Layer>,
 }
 
 /// A server that has no pipeline yet.
 pub struct NoPipeline;
 
-/// A server whose pipelines are made by a function of each worker's own.
-pub struct PerCore(Arc<dyn Fn() -> MakePipeline + Send + Sync>);
+/// A server that serves by what a function makes on each worker.
+pub struct PerCore(pub(crate) Arc<dyn Fn() -> Serve + Send + Sync>);
 
 /// A server that listens. Dropped, it goes on for as long as the runtime does.
 pub struct RunningServer {
@@ -69,27 +78,6 @@ pub struct RunningServer {
     counters: Vec<Arc<Counters>>,
     admission: Arc<Admission>,
     number: u64,
-}
-
-/// What a server has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ServerReport {
-    /// Connections that were accepted.
-    pub connections: u64,
-    /// Of these, those that are open.
-    pub open: u64,
-    /// Connections that were refused, by the filter or for want of a place.
-    pub refused: u64,
-    /// Messages that were handled: frames that codecs made.
-    pub messages: u64,
-    /// Messages that were sent: frames that codecs encoded.
-    pub messages_out: u64,
-    /// Bytes that were received, those of TLS included.
-    pub bytes_in: u64,
-    /// Bytes that were sent, those of TLS included.
-    pub bytes_out: u64,
-    /// Connections that were reset when the time to drain was over.
-    pub aborted: u64,
 }
 
 thread_local! {
@@ -106,9 +94,48 @@ impl Server {
             tcp: None,
             channel: None,
             limits: None,
-            filter: None,
+            filters: Filters::default(),
             middleware: Vec::new(),
         }
+    }
+
+    /// Listens on this worker alone, with the limits and socket options of this configuration unless they were given
+    /// otherwise; connections are taken by a task. The address must be an IP address.
+    ///
+    /// ```no_run
+    /// # use perihelion_runtime::Config;
+    /// # use perihelion_transports::{Error, Server};
+    /// # async fn example() -> Result<(), Error> {
+    /// let acceptor = Server::bind("tcp://[::]:7000")
+    ///     .filter(|connection| connection.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()))
+    ///     .acceptor(&Config::default())?;
+    /// let accepted = acceptor.accept().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// An address that is none, is a name or can't be had; limits that can't be used; middleware.
+    ///
+    /// # Panics
+    /// Outside a worker.
+    pub fn acceptor(self, config: &Config) -> Result<Acceptor, Error> {
+        let address = self.address?;
+        let Target::Address(wanted) = Target::from(&address) else {
+            let why = "an acceptor needs an IP address, for looking up a name would block its worker";
+            return Err(Error::InvalidAddress { address: address.to_string(), why });
+        };
+        if !self.middleware.is_empty() {
+            return Err(Error::Middleware { address });
+        }
+        let tcp = self.tcp.unwrap_or_else(|| config.tcp.clone());
+        let limits = self.limits.unwrap_or_else(|| config.server.clone());
+        limits.check()?;
+        let group = Group::new(&self.channel.unwrap_or_else(|| config.channel.clone()), &tcp, Arc::default());
+        let failed = |cause| Error::listen(address.clone(), cause);
+        let socket = socket::listen(wanted, &tcp, 1).map_err(failed)?.remove(0);
+        let bound = socket.local_addr().and_then(internet).map_err(failed)?;
+        Acceptor::new(socket, bound, Admission::new(limits, self.filters), group).map_err(failed)
     }
 
     /// Each connection gets a pipeline from this function, which is called on the connection's worker.
@@ -156,7 +183,7 @@ impl Server {
     }
 
     /// Each connection is an asynchronous function's, which runs as a task on the connection's worker. When it is done
-    /// the connection is closed in order; what it fails with is logged.
+    /// the connection is closed in order; what it fails with is the reason of the close, which is logged.
     ///
     /// ```no_run
     /// # use perihelion_transports::{Connection, Server};
@@ -179,7 +206,7 @@ impl Server {
                 let handle = connection.handle();
                 Box::pin(async move {
                     let result = serve(connection).await;
-                    handle.close().await; // whoever else holds it
+                    drop(handle.close()); // whoever else holds it
                     result
                 })
             });
@@ -189,7 +216,7 @@ impl Server {
 
     /// Each connection is a [`Peer`], with stages from the first function, and an asynchronous function's, which runs as
     /// a task on the connection's worker. When that is done, and nothing else holds the peer, the connection is closed in
-    /// order; what it fails with is logged. No frame is read before it has begun.
+    /// order; what it fails with is the reason of the close, which is logged. No frame is read before it has begun.
     ///
     /// ```no_run
     /// # use perihelion_pipeline::{Lines, codec};
@@ -221,23 +248,26 @@ impl Server {
                     let addresses = new.addresses().ok();
                     let (channel, peer) = Peer::open(group, Side::Accepted, addresses, make(new));
                     let serve = Arc::clone(&serve);
-                    channel.run_by(async move { middleware::report(serve(peer).await) })
+                    let handle = crate::ChannelHandle::clone(&peer);
+                    channel.run_by(async move { middleware::conclude(&handle, &serve(peer).await) })
                 })
             });
         }
-        self.connections(async move |connection: Connection| {
-            let (stages, handle) = (make(&NewConnection::passed(&connection)), connection.handle());
-            let result = serve(connection.peer(stages)).await;
-            handle.closed().await; // others may hold the peer
-            result
+        self.made_by(move |layers| {
+            let (make, serve) = (Arc::clone(&make), Arc::clone(&serve));
+            let protocol: Protocol = Rc::new(move |connection| {
+                let stages = make(&NewConnection::passed(&connection));
+                let serve = Arc::clone(&serve);
+                Box::pin(async move { serve(connection.peer(stages)).await })
+            });
+            connections(layers, protocol)
         })
     }
 
     fn made_by(self, make: impl Fn(&Rc<[Layer]>) -> MakePipeline + Send + Sync + 'static) -> Server<PerCore> {
-        let Server { address, tcp, channel, limits, filter, middleware, .. } = self;
-        let layers: Vec<Layer> = middleware.clone();
-        let make = PerCore(Arc::new(move || make(&layers.clone().into())));
-        Server { address, make, tcp, channel, limits, filter, middleware }
+        let layers: Vec<Layer> = self.middleware.clone();
+        let make = PerCore(Arc::new(move || Serve::Channel(make(&layers.clone().into()))));
+        self.exchange(make).0
     }
 
     /// Wraps the life of each connection: the function runs as a task on the connection's worker, and hands the
@@ -273,21 +303,26 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
         let (next, handle) = (Next::new(&layers, &protocol), connection.handle());
         channel.run_by(async move {
-            let result = next.run(connection).await;
+            middleware::conclude(&handle, &next.run(connection).await);
             drop(handle.close()); // whatever is inside
-            middleware::report(result);
         })
     })
 }
 
 impl<M> Server<M> {
+    /// The same with something else to serve by. Gives what it was.
+    pub(crate) fn exchange<N>(self, make: N) -> (Server<N>, M) {
+        let Server { address, make: before, tcp, channel, limits, filters, middleware } = self;
+        (Server { address, make, tcp, channel, limits, filters, middleware }, before)
+    }
+
     /// Options of its sockets, instead of the runtime's.
     pub fn tcp(mut self, config: TcpConfig) -> Self {
         self.tcp = Some(config);
         self
     }
 
-    /// How many connections it has at once, instead of what the runtime says.
+    /// How many connections it has at once and who waits for how long, instead of what the runtime says.
     pub fn limits(mut self, config: ServerConfig) -> Self {
         self.limits = Some(config);
         self
@@ -305,7 +340,32 @@ impl<M> Server<M> {
     /// # Ok::<(), perihelion_pipeline::handlers::IpRuleError>(())
     /// ```
     pub fn filter(mut self, wanted: impl Fn(&NewConnection<'_>) -> bool + Send + Sync + 'static) -> Self {
-        self.filter = Some(Arc::new(wanted));
+        self.filters.set(wanted);
+        self
+    }
+
+    /// Connections are taken only if this function says so, which takes its time: it may look something up. It runs as
+    /// a task of the connection's worker, before there is a channel; meanwhile others are accepted. It is asked only
+    /// about connections that [`filter`](Server::filter) lets pass.
+    ///
+    /// It has `server.filter_ms` for each connection; up to `server.filtering_max` are under decision on each worker,
+    /// then none is accepted. A connection on which it is late or panics is closed. A server that stops closes those
+    /// under decision at once.
+    ///
+    /// ```
+    /// # use perihelion_runtime::run_blocking;
+    /// # use perihelion_transports::Server;
+    /// # fn is_listed(address: std::net::IpAddr) -> bool { false }
+    /// let server = Server::bind("0.0.0.0:7000").filter_async(async |connection| {
+    ///     let Ok(peer) = connection.peer_addr() else { return false };
+    ///     run_blocking(move || !is_listed(peer.ip())).await.unwrap_or(false)
+    /// });
+    /// ```
+    pub fn filter_async(
+        mut self,
+        wanted: impl AsyncFn(&NewConnection<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.filters.set_async(wanted);
         self
     }
 
@@ -320,13 +380,14 @@ impl Server<PerCore> {
     /// Listens, on every worker of the runtime.
     ///
     /// # Errors
-    /// An address that is none or can't be had.
+    /// An address that is none or can't be had; limits that can't be used.
     pub fn start(self, runtime: &Handle) -> Result<RunningServer, Error> {
         let address = self.address?;
         let tcp = self.tcp.unwrap_or_else(|| runtime.config().tcp.clone());
         let channel = self.channel.unwrap_or_else(|| runtime.config().channel.clone());
-        let admission =
-            Admission::new(&self.limits.unwrap_or_else(|| runtime.config().server.clone()), self.filter);
+        let limits = self.limits.unwrap_or_else(|| runtime.config().server.clone());
+        limits.check()?;
+        let admission = Admission::new(limits, self.filters);
         let resolved = address.resolve()?[0];
         let failed = |cause| Error::listen(Address::from(resolved), cause);
         let sockets = socket::listen(resolved, &tcp, runtime.workers()).map_err(failed)?;
@@ -339,9 +400,9 @@ impl Server<PerCore> {
             let (counters, admission) = (Arc::clone(&server.counters[worker]), Arc::clone(&server.admission));
             let told = runtime.send(worker, move |io| {
                 // First the user's function: if it panics, the socket is closed, and takes no share of connections.
-                let (make, group) = (make(), Group::new(&channel, &tcp, counters));
+                let (serve, group) = (make(), Group::new(&channel, &tcp, counters));
                 GROUPS.with_borrow_mut(|groups| groups.push((number, Rc::clone(&group))));
-                if io.open(socket, |io, id| Listener::new(io, id, make, group, admission)).is_err() {
+                if io.open(socket, |io, id| Listener::new(io, id, serve, group, admission)).is_err() {
                     tracing::error!("a worker can't listen: it can't hold more connections");
                 }
             });
@@ -362,7 +423,8 @@ impl RunningServer {
 
     /// What it has done so far.
     pub fn report(&self) -> ServerReport {
-        let mut report = ServerReport { refused: self.admission.refused(), ..ServerReport::default() };
+        let refusals = self.admission.refusals();
+        let mut report = ServerReport { refused: refusals.total(), refusals, ..ServerReport::default() };
         for worker in self.report_by_worker() {
             report.connections += worker.connections;
             report.open += worker.open;
@@ -379,8 +441,15 @@ impl RunningServer {
         self.counters.iter().map(|counters| {
             let ((connections, open), work) = (counters.connections(), counters.work());
             let Work { messages_in: messages, messages_out, bytes_in, bytes_out } = work;
-            let (refused, aborted) = (0, 0);
-            ServerReport { connections, open, refused, messages, messages_out, bytes_in, bytes_out, aborted }
+            ServerReport {
+                connections,
+                open,
+                messages,
+                messages_out,
+                bytes_in,
+                bytes_out,
+                ..ServerReport::default()
+            }
         })
     }
 
@@ -440,17 +509,4 @@ fn next_number() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-impl fmt::Display for ServerReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "served {} connections and {} messages", self.connections, self.messages)?;
-        if self.refused > 0 {
-            write!(f, "; {} connections were refused", self.refused)?;
-        }
-        if self.aborted > 0 {
-            write!(f, "; {} connections were reset when the time to drain was over", self.aborted)?;
-        }
-        Ok(())
-    }
 }

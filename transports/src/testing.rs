@@ -1,17 +1,16 @@
 //! Tests of handlers and pipelines without sockets: the real channel in a made-up world.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Runner, Stack, TailStage};
+use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Stack, TailStage};
+use perihelion_runtime::Config;
 use perihelion_runtime::simulation::Simulation;
-use perihelion_runtime::{Config, now};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Place;
 use crate::channel::{Channel, NewChannel};
 use crate::group::Group;
-use crate::watch::{ChannelHandle, Side, Watch};
+use crate::watch::{ChannelHandle, Side};
 use crate::{Connection, Peer, PeerTail};
 
 pub use perihelion_runtime::simulation::{Ending, Far, Faults, each_seed};
@@ -77,11 +76,7 @@ impl TestChannel {
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let make = |group: &Group| {
-            let mut runner = Runner::new(pipeline, &group.channel.borrow());
-            let watch = Watch::new(&mut runner, Rc::default(), Side::Accepted, None, now());
-            (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
-        };
+        let make = |group: &Group| ChannelHandle::open(group, Side::Accepted, None, pipeline);
         Self::with(simulation, config, make, |handle| handle.clone()).0
     }
 

@@ -1,16 +1,21 @@
 //! A channel as tasks on its worker see it: what is known about it, when it is closed, and the wish to close it.
 
-use perihelion_pipeline::{Features, Runner, Traffic};
+use bytes::Bytes;
+use perihelion_pipeline::{Error, Features, Pipeline, Runner, Traffic};
+use perihelion_runtime::now;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::channel::NewChannel;
 use crate::function::Turn;
+use crate::group::Group;
 use crate::line::{Line, Number};
 use crate::{ConnectionError, NewConnection};
 
@@ -27,6 +32,9 @@ pub(crate) struct Watch {
     /// Those who wait for the end.
     waiting: RefCell<Line>,
     wish: Cell<Option<Wish>>,
+    /// For what reason the function that the connection belongs to has ended.
+    failure: Cell<Option<Error>>,
+    id: u64,
 }
 
 enum Stage {
@@ -34,6 +42,8 @@ enum Stage {
     New,
     /// With the channel's waker.
     Open(Waker),
+    /// One side has ended it, or wants to. With the channel's waker.
+    Ending(Waker),
     Closed {
         after: Duration,
     },
@@ -43,6 +53,8 @@ enum Stage {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wish {
     Close,
+    /// With the reason that is left beside it.
+    Fail,
     Abort,
 }
 
@@ -89,6 +101,8 @@ impl Watch {
             reason: OnceCell::new(),
             waiting: RefCell::default(),
             wish: Cell::default(),
+            failure: Cell::default(),
+            id: next_id(),
         })
     }
 
@@ -101,10 +115,18 @@ impl Watch {
     }
 
     pub(crate) fn opened(&self, channel: Waker) {
-        if self.wish.get().is_some() {
-            channel.wake_by_ref();
-        }
         self.stage.replace(Stage::Open(channel));
+        if let Some(wish) = self.wish.get() {
+            self.want(wish);
+        }
+    }
+
+    /// One side has ended it, or is about to.
+    pub(crate) fn ending(&self) {
+        let stage = &mut *self.stage.borrow_mut();
+        if let Stage::Open(channel) = stage {
+            *stage = Stage::Ending(channel.clone());
+        }
     }
 
     /// The channel begins to close. What fails from now on, fails for this reason.
@@ -139,9 +161,14 @@ impl Watch {
         self.wish.take()
     }
 
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.failure.take()
+    }
+
     fn want(&self, wish: Wish) {
         self.wish.set(self.wish.get().max(Some(wish)));
-        if let Stage::Open(channel) = &*self.stage.borrow() {
+        self.ending();
+        if let Stage::Ending(channel) = &*self.stage.borrow() {
             channel.wake_by_ref();
         }
     }
@@ -152,6 +179,21 @@ impl Watch {
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
+    /// A channel with this pipeline.
+    pub(crate) fn open<P>(
+        group: &Group,
+        side: Side,
+        addresses: Option<Addresses>,
+        pipeline: P,
+    ) -> (NewChannel, Self)
+    where
+        P: Pipeline<In = Bytes, Out = Bytes> + 'static,
+    {
+        let mut runner = Runner::new(pipeline, &group.channel.borrow());
+        let watch = Watch::new(&mut runner, Rc::default(), side, addresses, now());
+        (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
+    }
+
     /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
     /// channel closes whether it is awaited or not.
     pub fn close(&self) -> Closed {
@@ -181,9 +223,29 @@ impl ChannelHandle {
         }
     }
 
+    /// Closes the channel for this reason, unless it was closed before.
+    pub(crate) fn fail(&self, reason: Error) {
+        self.0.failure.set(Some(reason));
+        self.0.want(Wish::Fail);
+    }
+
+    /// A number that no other connection of the process has or had. It may go anywhere.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// Whether the channel is closed.
     pub fn is_closed(&self) -> bool {
         matches!(*self.0.stage.borrow(), Stage::Closed { .. })
+    }
+
+    /// Whether neither side has ended it, nor wants to.
+    pub(crate) fn is_open(&self) -> bool {
+        match *self.0.stage.borrow() {
+            Stage::New => self.0.wish.get().is_none(),
+            Stage::Open(_) => true,
+            Stage::Ending(_) | Stage::Closed { .. } => false,
+        }
     }
 
     /// Who has made the connection.
@@ -218,7 +280,7 @@ impl ChannelHandle {
     pub fn alive(&self) -> Duration {
         match *self.0.stage.borrow() {
             Stage::Closed { after } => after,
-            Stage::New | Stage::Open(_) => {
+            Stage::New | Stage::Open(_) | Stage::Ending(_) => {
                 perihelion_runtime::now().saturating_duration_since(self.0.since.get())
             }
         }
@@ -248,4 +310,9 @@ impl Drop for Closed {
     fn drop(&mut self) {
         self.watch.waiting.borrow_mut().leave(&self.number);
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -12,6 +12,7 @@ mod deadlines;
 mod idle;
 mod ip_rules;
 mod pcap;
+mod proxy_protocol;
 mod rates;
 #[cfg(feature = "gzip")]
 mod together;

@@ -34,6 +34,10 @@ pub struct Config {
     pub channel: ChannelConfig,
     /// How clients come back to a server that is gone.
     pub reconnect: ReconnectConfig,
+    /// What each relay may take.
+    pub relay: RelayConfig,
+    /// What each pool of connections may take.
+    pub pool: PoolConfig,
     /// Options of TCP sockets.
     pub tcp: TcpConfig,
     /// What a TLS handshake may take. For the program, which hands it to TLS.
@@ -70,6 +74,8 @@ pub struct RuntimeConfig {
     pub ring: RingConfig,
     /// The receive pool of each worker.
     pub receive: ReceiveConfig,
+    /// The pipes of each worker, through which relays move bytes.
+    pub pipes: PipesConfig,
 }
 
 /// How the event loop talks to the kernel.
@@ -107,14 +113,38 @@ pub struct ReceiveConfig {
     pub buffers_kept_max: usize,
 }
 
+/// The pipes of each worker, through which relays move bytes. A relay has one only while the other side doesn't take what
+/// is in it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipesConfig {
+    /// How many bytes a pipe holds, as far as the kernel allows it (`fs.pipe-max-size`, `fs.pipe-user-pages-soft`).
+    pub pipe_bytes: usize,
+    /// Up to this many pipes there are. When all hold bytes, relays wait.
+    pub pipes_max: usize,
+}
+
 /// What each server may take.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// Connections that a server has at once, on all workers; 0 is as many as there are descriptors.
     pub connections_max: usize,
     /// What becomes of those that come when it has as many.
     pub when_full: WhenFull,
+    /// How long a connection may wait for a place, in milliseconds; then it is closed.
+    pub wait_ms: u64,
+    /// Connections that may wait on each worker; others wait in the kernel's backlog.
+    pub waiting_max: usize,
+    /// Connections that one address has at once, on all workers; others are closed at once. 0 is any number.
+    pub connections_per_address_max: usize,
+    /// How many bits of an IPv6 address stand for the whole: who has one address has its network.
+    pub ipv6_prefix_bits: u8,
+    /// How long an asynchronous filter may take, in milliseconds; then the connection is closed.
+    pub filter_ms: u64,
+    /// Connections that may be under an asynchronous filter's decision on each worker; others wait in the kernel's
+    /// backlog.
+    pub filtering_max: usize,
 }
 
 /// What becomes of connections that come when a server has as many as it may.
@@ -124,7 +154,7 @@ pub enum WhenFull {
     /// They are closed at once.
     #[default]
     Refuse,
-    /// They wait, in the kernel's backlog, until another is closed.
+    /// They wait until another is closed, for a limited time.
     Wait,
 }
 
@@ -177,6 +207,35 @@ pub struct ReconnectConfig {
     pub stable_ms: u64,
 }
 
+/// What each relay may take. `channel.connect_ms` limits its connect.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// After how long without a byte either way it is reset, in milliseconds; 0 is never.
+    pub idle_ms: u64,
+}
+
+/// What each pool of connections may take. A pool belongs to one worker.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PoolConfig {
+    /// Connections that it has at once, those that are being made included.
+    pub connections_max: usize,
+    /// How long a connection may be idle, in milliseconds; then it is closed.
+    pub idle_ms: u64,
+    /// How old a connection may be when it comes back or is idle, in milliseconds; then it is closed. Up to a tenth is
+    /// taken off at random, so that they don't all end at once. 0 is without limit.
+    pub lifetime_ms: u64,
+    /// How long to wait for a connection when all are in use, in milliseconds.
+    pub wait_ms: u64,
+    /// How many may wait at once; more are refused.
+    pub waiting_max: usize,
+    /// A connection that has been idle for so long is checked before it is given out, in milliseconds; 0 is always.
+    pub check_after_ms: u64,
+    /// How long such a check may take, in milliseconds.
+    pub check_ms: u64,
+}
+
 /// Options of TCP sockets.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -224,6 +283,7 @@ impl Default for RuntimeConfig {
             teardown_ms: 2000,
             ring: RingConfig::default(),
             receive: ReceiveConfig::default(),
+            pipes: PipesConfig::default(),
         }
     }
 }
@@ -237,6 +297,27 @@ impl Default for RingConfig {
 impl Default for ReceiveConfig {
     fn default() -> Self {
         ReceiveConfig { buffer_bytes: 32 * 1024, buffers: 32, buffers_max: 256, buffers_kept_max: 128 }
+    }
+}
+
+impl Default for PipesConfig {
+    fn default() -> Self {
+        PipesConfig { pipe_bytes: 256 * 1024, pipes_max: 1024 }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            connections_max: 0,
+            when_full: WhenFull::Refuse,
+            wait_ms: 10_000,
+            waiting_max: 128,
+            connections_per_address_max: 0,
+            ipv6_prefix_bits: 64,
+            filter_ms: 5_000,
+            filtering_max: 1024,
+        }
     }
 }
 
@@ -264,6 +345,26 @@ impl Default for ChannelConfig {
 impl Default for ReconnectConfig {
     fn default() -> Self {
         ReconnectConfig { first_ms: 100, max_ms: 30_000, attempts_max: 0, stable_ms: 10_000 }
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        RelayConfig { idle_ms: 600_000 }
+    }
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        PoolConfig {
+            connections_max: 16,
+            idle_ms: 60_000,
+            lifetime_ms: 0,
+            wait_ms: 5_000,
+            waiting_max: 1024,
+            check_after_ms: 1_000,
+            check_ms: 1_000,
+        }
     }
 }
 
@@ -295,6 +396,30 @@ impl TlsConfig {
     /// How often to look whether certificate files have changed.
     pub fn reload(&self) -> Duration {
         Duration::from_millis(self.reload_ms)
+    }
+}
+
+impl ServerConfig {
+    /// How long a connection may wait for a place.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms)
+    }
+
+    /// How long an asynchronous filter may take.
+    pub fn filter(&self) -> Duration {
+        Duration::from_millis(self.filter_ms)
+    }
+
+    /// Looks for values that can't be used.
+    ///
+    /// # Errors
+    /// As for [`Config::check`].
+    pub fn check(&self) -> Result<(), Error> {
+        at_least("server.wait_ms", self.wait_ms, 1)?;
+        at_least("server.waiting_max", self.waiting_max as u64, 1)?;
+        in_range("server.ipv6_prefix_bits", self.ipv6_prefix_bits.into(), 1..=128)?;
+        at_least("server.filter_ms", self.filter_ms, 1)?;
+        at_least("server.filtering_max", self.filtering_max as u64, 1)
     }
 }
 
@@ -347,6 +472,40 @@ impl ReconnectConfig {
     }
 }
 
+impl RelayConfig {
+    /// After how long without a byte either way it is reset. `None`: never.
+    pub fn idle(&self) -> Option<Duration> {
+        (self.idle_ms > 0).then(|| Duration::from_millis(self.idle_ms))
+    }
+}
+
+impl PoolConfig {
+    /// How long a connection may be idle.
+    pub fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms)
+    }
+
+    /// How old a connection may be. `None`: without limit.
+    pub fn lifetime(&self) -> Option<Duration> {
+        (self.lifetime_ms > 0).then(|| Duration::from_millis(self.lifetime_ms))
+    }
+
+    /// How long to wait for a connection.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait_ms)
+    }
+
+    /// How long a connection must have been idle to be checked.
+    pub fn check_after(&self) -> Duration {
+        Duration::from_millis(self.check_after_ms)
+    }
+
+    /// How long a check may take.
+    pub fn check(&self) -> Duration {
+        Duration::from_millis(self.check_ms)
+    }
+}
+
 impl RuntimeConfig {
     pub(crate) fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
@@ -359,8 +518,7 @@ impl Config {
     /// # Errors
     /// [`Error::InvalidValue`] for the first of them: it names the key, the value and what is allowed.
     pub fn check(&self) -> Result<(), Error> {
-        let Config { runtime, server: _, channel, reconnect, tcp, tls } = self;
-        let at_least = |key, value: u64, least: u64| in_range(key, value, least..=u64::MAX);
+        let Config { runtime, server, channel, reconnect, relay: _, pool, tcp, tls } = self;
         in_range("runtime.workers", runtime.workers as u64, 0..=1024)?;
         in_range("runtime.spin_us", runtime.spin_us.into(), 0..=1_000_000)?;
         at_least("runtime.completions_per_turn", runtime.completions_per_turn as u64, 1)?;
@@ -378,6 +536,9 @@ impl Config {
         in_range("runtime.receive.buffers", receive.buffers as u64, 1..=receive.buffers_max as u64)?;
         let kept = 0..=receive.buffers_max as u64 - 1;
         in_range("runtime.receive.buffers_kept_max", receive.buffers_kept_max as u64, kept)?;
+        in_range("runtime.pipes.pipe_bytes", runtime.pipes.pipe_bytes as u64, 4096..=1 << 30)?;
+        at_least("runtime.pipes.pipes_max", runtime.pipes.pipes_max as u64, 1)?;
+        server.check()?;
         at_least("channel.high_water_bytes", channel.high_water_bytes as u64, 1)?;
         let low = 1..=channel.high_water_bytes as u64;
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
@@ -392,6 +553,10 @@ impl Config {
         at_least("channel.request_ms", channel.request_ms, 1)?;
         at_least("reconnect.first_ms", reconnect.first_ms, 1)?;
         at_least("reconnect.max_ms", reconnect.max_ms, reconnect.first_ms)?;
+        at_least("pool.connections_max", pool.connections_max as u64, 1)?;
+        at_least("pool.idle_ms", pool.idle_ms, 1)?;
+        at_least("pool.wait_ms", pool.wait_ms, 1)?;
+        at_least("pool.check_ms", pool.check_ms, 1)?;
         in_range("tcp.backlog", tcp.backlog.into(), 1..=i32::MAX as u64)?;
         in_range("tcp.keepalive_s", tcp.keepalive_s.into(), 0..=32_767)?;
         in_range("tcp.send_buffer_bytes", tcp.send_buffer_bytes as u64, 0..=i32::MAX as u64)?;
@@ -401,6 +566,10 @@ impl Config {
         at_least("tls.handshake_bytes_max", tls.handshake_bytes_max as u64, 1024)?;
         at_least("tls.reload_ms", tls.reload_ms, 1)
     }
+}
+
+fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Error> {
+    in_range(key, value, least..=u64::MAX)
 }
 
 fn in_range(key: &'static str, value: u64, range: std::ops::RangeInclusive<u64>) -> Result<(), Error> {

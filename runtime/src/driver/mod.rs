@@ -44,6 +44,12 @@ pub enum Completion {
         /// What was sent.
         outgoing: Outgoing,
     },
+    /// There are bytes to receive, or the other side's end.
+    Readable,
+    /// There is room to send again.
+    Writable,
+    /// The connection is broken, or can't be waited for.
+    Broken(io::Error),
 }
 
 /// How long to wait in the kernel for the first completion.
@@ -53,6 +59,15 @@ pub(crate) enum Wait {
     No,
     /// As long as it takes, or until this time.
     Until(Option<Instant>),
+}
+
+/// How many connections an accept takes.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Accepts {
+    /// It is over when one has come.
+    One,
+    /// It goes on until it fails.
+    All,
 }
 
 /// Where a descriptor is closed.
@@ -142,8 +157,8 @@ impl Driver {
         each!(self, driver => driver.fd(id))
     }
 
-    pub(crate) fn accept(&mut self, id: EndpointId) {
-        each!(self, driver => driver.accept(id));
+    pub(crate) fn accept(&mut self, id: EndpointId, accepts: Accepts) {
+        each!(self, driver => driver.accept(id, accepts));
     }
 
     pub(crate) fn connect(&mut self, id: EndpointId, address: SockAddr) {
@@ -160,6 +175,14 @@ impl Driver {
 
     pub(crate) fn stop_receiving(&mut self, id: EndpointId) {
         each!(self, driver => driver.stop_receiving(id));
+    }
+
+    pub(crate) fn wait_readable(&mut self, id: EndpointId) {
+        each!(self, driver => driver.wait_readable(id));
+    }
+
+    pub(crate) fn watch(&mut self, id: EndpointId) {
+        each!(self, driver => driver.watch(id));
     }
 
     pub(crate) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {

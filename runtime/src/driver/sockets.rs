@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::EndpointId;
-use crate::driver::Close;
+use crate::driver::{Accepts, Close};
 use crate::token::{SLOTS_MAX, next_generation};
 
 /// No entry of another table.
@@ -21,10 +21,14 @@ pub(super) struct Socket {
     generation: u32,
     pub(super) state: State,
     pub(super) inbound: Inbound,
+    /// Of a listener: what was asked for last.
+    pub(super) accepts: Accepts,
     /// Operations whose last completion has not come.
     pub(super) in_flight: u8,
     /// The send or connect in flight, in the table of its kind.
     pub(super) outbound: u32,
+    /// Whether a watch for room and breaks is in flight.
+    pub(super) watched: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -34,7 +38,7 @@ pub(super) enum State {
     Closing(Close),
 }
 
-/// Receiving, or accepting.
+/// Receiving, accepting, or waiting for bytes.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Inbound {
     /// The kernel posts a completion for whatever comes in.
@@ -59,8 +63,10 @@ impl Sockets {
                     generation: 0,
                     state: State::Closing(Close::Inline),
                     inbound: Inbound::Off,
+                    accepts: Accepts::All,
                     in_flight: 0,
                     outbound: NONE,
+                    watched: false,
                 });
                 self.slots.len() - 1
             }

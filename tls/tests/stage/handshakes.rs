@@ -1,6 +1,7 @@
 //! Handshakes that are slow, large, or none.
 
 use bytes::Bytes;
+use perihelion_pipeline::proxy_protocol::ProxyProtocol;
 use perihelion_pipeline::{Context, Event, Lines, Operation, Raw, Result, Tail, codec};
 use perihelion_tls::rustls::{Connection, NamedGroup, ProtocolVersion};
 use perihelion_tls::{Established, ServerTls, Session};
@@ -52,6 +53,30 @@ fn the_stages_above_learn_of_the_session_before_the_first_message() {
         client.talk(&mut host, usize::MAX);
         assert_eq!(log.take(), [format!("{name} Some(\"localhost\")"), "hello".into()]);
     }
+}
+
+#[test]
+fn a_stage_below_that_is_ready_does_not_make_this_one_so() {
+    /// Notes whether the stages below need input.
+    struct Needs(Log);
+    impl Tail for Needs {
+        type In = Bytes;
+        type Out = Bytes;
+        fn event(&mut self, cx: &mut Context<'_, Bytes>, _event: &mut Event) -> Result<()> {
+            self.0.add(cx.needs_input().to_string());
+            Ok(())
+        }
+        fn read(&mut self, _cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+            Ok(())
+        }
+    }
+    let (keys, log) = (Keys::new(), Log::default());
+    let stages = codec(ProxyProtocol::server(true)).codec(keys.server(TLS13).accept()).codec(Raw);
+    let mut host = Host::keeping_back(stages.tail(Needs(log.clone())));
+    host.feed("PROXY UNKNOWN\r\n").run();
+    assert_eq!(log.take(), ["true"]);
+    Oracle::client(&keys).talk(&mut host, usize::MAX);
+    assert_eq!(log.take(), ["false"]);
 }
 
 #[test]
@@ -257,6 +282,47 @@ fn more_than_the_water_marks_may_be_written_before_the_handshake_is_done() {
         talk(&mut client, &mut server, cut);
         assert_eq!(client.closed.flatten(), None, "no error");
         assert!(server.sent.len() > 1_000_000, "it has echoed everything");
+    }
+}
+
+#[test]
+fn a_channel_that_is_paused_does_its_handshake_and_passes_nothing_on() {
+    /// Is paused from the beginning, until it is told to read.
+    struct Paused(Log);
+    impl Tail for Paused {
+        type In = Bytes;
+        type Out = Bytes;
+        fn open(&mut self, cx: &mut Context<'_, Bytes>) -> Result<()> {
+            cx.pause();
+            cx.set_timer(0, Duration::from_secs(1));
+            Ok(())
+        }
+        fn event(&mut self, _cx: &mut Context<'_, Bytes>, event: &mut Event) -> Result<()> {
+            if event.take::<Established>().is_some() {
+                self.0.add("established");
+            }
+            Ok(())
+        }
+        fn timer(&mut self, cx: &mut Context<'_, Bytes>, _key: u32) -> Result<()> {
+            cx.resume();
+            Ok(())
+        }
+        fn read(&mut self, _cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+            self.0.add(String::from_utf8_lossy(&msg));
+            Ok(())
+        }
+    }
+    let keys = Keys::new();
+    for (versions, cut) in [(TLS12, 1), (TLS12, usize::MAX), (TLS13, 1), (TLS13, usize::MAX)] {
+        let log = Log::default();
+        let pipeline = codec(keys.server(versions).accept()).codec(Raw).tail(Paused(log.clone()));
+        let mut host = Host::keeping_back(pipeline);
+        let mut client = Oracle::client(&keys);
+        client.write(b"hello"); // sent in one piece with the end of the handshake
+        client.talk(&mut host, cut);
+        assert_eq!(log.take(), ["established"]);
+        host.advance(Duration::from_secs(1));
+        assert_eq!(log.take(), ["hello"]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A connection as an asynchronous function sees it: a stream of bytes, on which protocols can be put.
 
 mod io;
+mod messages;
 mod stream;
 
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use messages::{MessageReader, MessageTooLong, MessageWriter, Parse};
+
 use stream::{Stream, Unreadable};
 
 use crate::channel::NewChannel;
@@ -23,9 +26,9 @@ use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 
 /// A connection, as an asynchronous function on its worker sees it: a stream of bytes, until a protocol is put on it.
 ///
-/// It is the same for servers and clients. Reading and writing go through the traits of `futures::io`, or by owned
-/// buffers without a copy. Bytes that were received and not read go to whatever is put on the connection: an upgrade, a
-/// [pipeline](Connection::pipeline), a [peer](Connection::peer).
+/// It is the same for servers and clients. Reading and writing go through the traits of `futures::io`, by owned buffers
+/// without a copy, or by messages ([`MessageReader`], [`MessageWriter`]). Bytes that were received and not read go to
+/// whatever is put on the connection: an upgrade, a [pipeline](Connection::pipeline), a [peer](Connection::peer).
 ///
 /// ```
 /// use perihelion_pipeline::Result;
@@ -67,7 +70,7 @@ impl Limits {
             unread_bytes: config.unread_bytes_max,
             unread_frames: config.unread_frames_max,
             unsent_frames: config.unsent_frames_max,
-            requests: config.requests_max,
+            requests: config.requests_max.max(1), // or no request would ever be made
             request: config.request(),
         }
     }
@@ -145,6 +148,11 @@ impl Connection {
     /// The channel goes on without it.
     pub(crate) fn release(self) -> ChannelHandle {
         self.owner.release()
+    }
+
+    /// Whether a conversation can begin: neither side has ended, and no byte is left of another.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.owner.is_open() && self.stream.writer().is_open() && self.stream.is_fresh()
     }
 
     /// What has been received, as soon as there is something. `None`: the other side sends no more.

@@ -75,6 +75,12 @@ impl Stream {
         &self.writer
     }
 
+    /// Whether bytes may come, and none has been left.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let inbound = self.inbound.borrow();
+        matches!(inbound.state, State::Preparing | State::Open) && inbound.bytes == 0
+    }
+
     /// Ready when bytes can be written.
     pub(crate) fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
         self.writer.poll_ready(task)
@@ -82,12 +88,23 @@ impl Stream {
 
     /// Writes bytes, if there is room for them in the queue. False: there is none.
     pub(crate) fn try_write(&self, bytes: Bytes) -> bool {
+        let written = self.writer.try_queue(bytes).is_ok();
+        self.flush();
+        written
+    }
+
+    /// Like [`try_write`](Stream::try_write), for what belongs together: all or nothing of it is written.
+    pub(crate) fn try_write_all(&self, pieces: Vec<Bytes>) -> bool {
+        let written = self.writer.try_queue_all(pieces).is_ok();
+        self.flush();
+        written
+    }
+
+    fn flush(&self) {
         if self.turn.is_running() {
-            let written = self.writer.try_queue(bytes).is_ok();
             self.writer.flush_in_turn();
-            written
         } else {
-            self.writer.try_write(bytes).is_ok()
+            self.writer.flush_queued();
         }
     }
 
@@ -137,6 +154,17 @@ impl Stream {
         }
         let _reading = Reading(self);
         poll_fn(|task| self.poll_read(task, usize::MAX)).await
+    }
+
+    /// What was read is to be read again, before all else.
+    pub(crate) fn give_back(&self, bytes: Bytes) {
+        let mut inbound = self.inbound.borrow_mut();
+        inbound.bytes += bytes.len();
+        inbound.chunks.push_front(bytes);
+        if inbound.reader.is_some() {
+            inbound.wake();
+            self.writer.flush_queued(); // wakes the channel, for it may be its function that waits
+        }
     }
 }
 

@@ -230,6 +230,11 @@ impl<In: 'static> Inbox<In> {
     }
 
     /// Whether no pipeline feeds it any more.
+    /// Of the newest stages.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.get()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.tails.get() == 0
     }
@@ -303,6 +308,12 @@ impl<In: 'static> Inbox<In> {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Whether frames may come, and none has been left.
+    pub(super) fn is_fresh(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.state <= State::Open && inner.queue.is_empty()
     }
 
     pub(super) fn mode(&self) -> Mode {

@@ -5,6 +5,7 @@ mod inbox;
 mod remote;
 mod requests;
 mod sender;
+mod statistics;
 mod subscription;
 mod tail;
 
@@ -18,12 +19,12 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 pub use group::{Heard, Membership, PeerGroup, Slow};
 pub use remote::RemotePeer;
 pub use requests::{Reply, Request, Unclaimed};
 pub use sender::PeerSender;
+pub use statistics::PeerStatistics;
 pub use subscription::Subscription;
 pub use tail::PeerTail;
 
@@ -97,33 +98,6 @@ pub enum Handling {
     Handled,
     /// It goes on to the subscriptions.
     PassOn,
-}
-
-/// What a peer has done. A copy of numbers: taking it allocates nothing.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct PeerStatistics {
-    /// Frames that were received.
-    pub frames_in: u64,
-    /// Frames that were encoded to be sent.
-    pub frames_out: u64,
-    /// Bytes that the transport has delivered, those of stages below the frames included.
-    pub bytes_in: u64,
-    /// Bytes that the kernel has taken, those of stages below the frames included.
-    pub bytes_out: u64,
-    /// Frames that wait to be received.
-    pub unread_frames: usize,
-    /// Frames that wait to be sent.
-    pub unsent_frames: usize,
-    /// Frames that nobody wanted, such as replies to requests that were given up; and those that were sent to a
-    /// [group](PeerGroup) and for which the other side was too slow.
-    pub dropped: u64,
-    /// Requests that wait for their replies.
-    pub requests: usize,
-    /// How long the connection has been open, or was.
-    pub alive: Duration,
-    /// How long ago bytes moved.
-    pub idle: Duration,
 }
 
 const REQUEST_WHILE_PASSIVE: ConnectionError =
@@ -270,9 +244,24 @@ impl<In, Out> Peer<In, Out> {
         Subscription::new(&self.0.inbox, wants, true)
     }
 
+    /// Waits until the stages below are ready, as after [`upgrade`](Peer::upgrade): for TLS at the head of the pipeline,
+    /// until the handshake is done and its session is among the connection's features.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`], with the reason, when the stages fail.
+    pub async fn ready(&self) -> Result<(), ConnectionError> {
+        self.are_ready(self.0.inbox.generation()).await
+    }
+
     /// Waits until the other side sends no more, or the connection is closed.
     pub async fn ended(&self) {
         self.0.inbox.ended().await;
+    }
+
+    /// Whether a conversation can begin: neither side has ended, and no frame is left of another.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let Inner { owner, sender, inbox, detached, .. } = &*self.0;
+        owner.is_open() && sender.writer().is_open() && inbox.is_fresh() && !detached.get()
     }
 
     /// When frames are read.
@@ -391,9 +380,8 @@ impl<In, Out> Peer<In, Out> {
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         self.check_passive("an upgrade")?;
-        let (inbox, generation) = (&self.0.inbox, self.replace_stages(&self.key(), stages)?);
-        inbox.ready(generation).await;
-        if inbox.is_closed() { Err(self.closed_error()) } else { Ok(()) }
+        let generation = self.replace_stages(&self.key(), stages)?;
+        self.are_ready(generation).await
     }
 
     /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
@@ -450,6 +438,13 @@ impl<In, Out> Peer<In, Out> {
             alive: owner.alive(),
             idle: now().saturating_duration_since(owner.traffic().last_activity()),
         }
+    }
+
+    /// Waits until the stages of this generation are ready.
+    async fn are_ready(&self, generation: u32) -> Result<(), ConnectionError> {
+        let inbox = &self.0.inbox;
+        inbox.ready(generation).await;
+        if inbox.is_closed() { Err(self.closed_error()) } else { Ok(()) }
     }
 
     fn key(&self) -> SwitchKey<Bytes, Bytes> {

@@ -52,6 +52,11 @@ impl<Out> PeerSender<Out> {
         self.writer.try_queue_acked(frame).map_err(|_| self.refused())
     }
 
+    /// Sends everything queued, without waiting for it.
+    pub fn send_queued(&self) {
+        self.writer.flush_queued();
+    }
+
     /// Sends everything queued, and waits until the kernel has taken it.
     ///
     /// # Errors

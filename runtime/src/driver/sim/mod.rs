@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::sockets::{Inbound, NONE, Sockets, State};
-use super::{Capabilities, Close, Completion, DriverCounts, Outgoing, Wait};
+use super::{Accepts, Capabilities, Close, Completion, DriverCounts, Outgoing, Wait};
 use crate::EndpointId;
 use world::error;
 pub(crate) use world::{Answer, Line, World};
@@ -98,8 +98,11 @@ impl Sim {
         self.sockets.fd(id)
     }
 
-    pub(super) fn accept(&mut self, id: EndpointId) {
+    pub(super) fn accept(&mut self, id: EndpointId, accepts: Accepts) {
         self.receive(id);
+        if let Some(socket) = self.sockets.open_mut(id) {
+            socket.accepts = accepts;
+        }
         if let Some(under_way) = self.under_way.get_mut(id.slot()) {
             under_way.accepts = true;
         }
@@ -134,6 +137,19 @@ impl Sim {
 
     pub(super) fn send(&mut self, id: EndpointId, outgoing: Outgoing) {
         self.start_outbound(id, Outbound::Send { outgoing, taken: 0 });
+    }
+
+    pub(super) fn wait_readable(&mut self, id: EndpointId) {
+        self.watch(id);
+    }
+
+    /// There is no kernel that could tell, and none that could move bytes then.
+    pub(super) fn watch(&mut self, id: EndpointId) {
+        if self.sockets.open_mut(id).is_some() {
+            let unsupported = "a simulated world has no kernel that tells when a connection is ready";
+            let error = io::Error::new(io::ErrorKind::Unsupported, unsupported);
+            self.collected.push_back((id, Completion::Broken(error)));
+        }
     }
 
     fn start_outbound(&mut self, id: EndpointId, outbound: Outbound) {
@@ -236,8 +252,8 @@ impl Sim {
             socket.inbound = Inbound::Armed;
             return;
         }
-        // What was on its way when receiving was stopped may still come.
-        let comes_late = stopped && world.random.bool() && under_way.has_bytes();
+        // What was on its way when it was stopped may still come.
+        let comes_late = stopped && world.random.bool() && under_way.has_more(world);
         if stopped && !comes_late {
             socket.inbound = Inbound::Off;
             socket.in_flight -= 1;
@@ -252,7 +268,12 @@ impl Sim {
             self.counts.starved += 1;
             return;
         };
-        if !matches!(completion, Completion::Received(_) | Completion::Accepted(Ok(_))) {
+        let goes_on = match completion {
+            Completion::Received(_) => true,
+            Completion::Accepted(Ok(_)) => socket.accepts == Accepts::All,
+            _ => false,
+        };
+        if !goes_on {
             socket.inbound = Inbound::Off;
             socket.in_flight -= 1;
         }
@@ -309,8 +330,12 @@ impl Sim {
 }
 
 impl UnderWay {
-    fn has_bytes(&self) -> bool {
-        self.line.as_ref().is_some_and(|line| !line.borrow().inbound.is_empty())
+    /// Whether there is a connection to be accepted, or bytes to be received.
+    fn has_more(&self, world: &World) -> bool {
+        match &self.line {
+            Some(line) => !line.borrow().inbound.is_empty(),
+            None => self.accepts && world.is_knocked_at(),
+        }
     }
 
     fn receive(&self, world: &mut World, most: usize) -> Option<Completion> {

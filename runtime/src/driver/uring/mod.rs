@@ -12,6 +12,7 @@
 //!    In every other case, a panic among them, it is leaked: its owner keeps it in a `ManuallyDrop`.
 
 mod pool;
+mod readiness;
 mod ring;
 mod sends;
 
@@ -26,7 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::sockets::{Inbound, NONE, Sockets, State};
-use super::{Capabilities, Close, Completion, DriverCounts, Outgoing, PIECES_MAX, Wait};
+use super::{Accepts, Capabilities, Close, Completion, DriverCounts, Outgoing, PIECES_MAX, Wait};
 use crate::config::{ReceiveConfig, RingConfig};
 use crate::token::{Kind, Token};
 use crate::{EndpointId, Error};
@@ -96,8 +97,11 @@ impl Uring {
         self.sockets.fd(id)
     }
 
-    pub(super) fn accept(&mut self, id: EndpointId) {
-        self.start_inbound(id, Kind::Accept);
+    pub(super) fn accept(&mut self, id: EndpointId, accepts: Accepts) {
+        if let Some(socket) = self.sockets.open_mut(id) {
+            socket.accepts = accepts;
+            self.start_inbound(id, Kind::Accept);
+        }
     }
 
     pub(super) fn receive(&mut self, id: EndpointId) {
@@ -266,11 +270,16 @@ impl Uring {
             Inbound::Off => {
                 socket.inbound = Inbound::Armed;
                 socket.in_flight += 1;
-                let submission = match kind {
-                    Kind::Accept => {
-                        opcode::AcceptMulti::new(types::Fd(socket.raw_fd())).flags(libc::SOCK_CLOEXEC).build()
+                let fd = types::Fd(socket.raw_fd());
+                let submission = match (kind, socket.accepts) {
+                    (Kind::Accept, Accepts::All) => {
+                        opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
                     }
-                    _ => opcode::RecvMulti::new(types::Fd(socket.raw_fd()), pool::GROUP).build(),
+                    (Kind::Accept, Accepts::One) => {
+                        let (address, length) = (std::ptr::null_mut(), std::ptr::null_mut());
+                        opcode::Accept::new(fd, address, length).flags(libc::SOCK_CLOEXEC).build()
+                    }
+                    _ => opcode::RecvMulti::new(fd, pool::GROUP).build(),
                 };
                 // SAFETY: it points to nothing; its buffers are the pool's, and the socket counts it (rule 2).
                 unsafe { self.submit(submission, Token { kind, id }) };
@@ -341,6 +350,8 @@ impl Uring {
                 self.accepted(id, accepted, more)
             }
             Kind::Connect => self.connected(id, result.map(drop)),
+            Kind::Readable => self.readable(id, result),
+            Kind::Watch => self.watched(id, result, more),
             Kind::Wake => {
                 if !self.stopping {
                     self.read_wake();
@@ -403,13 +414,14 @@ impl Uring {
         let wanted = self.inbound_completed(id, more)?;
         // It was stopped; or that raced with a new start.
         let stopped = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ECANCELED));
-        if wanted && (stopped || result.is_ok()) {
-            self.accept(id);
+        let accepts = self.sockets.get_mut(id)?.accepts;
+        if wanted && (stopped || result.is_ok() && accepts == Accepts::All) {
+            self.accept(id, accepts);
         }
         (!stopped).then_some(Completion::Accepted(result))
     }
 
-    /// Keeps the books of a multishot operation. `None`: its endpoint is closing or gone. True: it has ended, though
+    /// Keeps the books of a receive or an accept. `None`: its endpoint is closing or gone. True: it has ended, though
     /// its endpoint still wants it.
     #[inline]
     fn inbound_completed(&mut self, id: EndpointId, more: bool) -> Option<bool> {
