@@ -264,45 +264,52 @@ fn compression_stands_above_tls_and_below_a_peer() {
     });
 }
 
-/// The other side of TLS, by rustls alone.
-struct Far(ClientConnection);
+/// The other side of TLS, by rustls alone, and what it has read.
+struct Far {
+    connection: ClientConnection,
+    read: Vec<u8>,
+}
 
 impl Far {
     fn new(certified: &Certified) -> Self {
         let name = "localhost".try_into().unwrap();
-        Far(ClientConnection::new(Arc::clone(certified.client.config()), name).unwrap())
+        let connection = ClientConnection::new(Arc::clone(certified.client.config()), name).unwrap();
+        Far { connection, read: Vec::new() }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.connection.writer().write_all(text.as_bytes()).unwrap();
     }
 
     fn outgoing(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while self.0.wants_write() {
-            self.0.write_tls(&mut bytes).unwrap();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut bytes).unwrap();
         }
         bytes
     }
 
     fn take(&mut self, mut received: &[u8]) {
         while !received.is_empty() {
-            self.0.read_tls(&mut received).unwrap();
-            self.0.process_new_packets().unwrap();
+            self.connection.read_tls(&mut received).unwrap();
+            self.connection.process_new_packets().unwrap();
+            match self.connection.reader().read_to_end(&mut self.read) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+                _ => {}
+            }
         }
     }
 
     /// Goes on until nothing moves, and gives what it has read.
     fn talk(&mut self, channel: &mut TestChannel) -> Vec<u8> {
-        let mut read = Vec::new();
         loop {
             let outgoing = self.outgoing();
             channel.send(&outgoing);
             let received = channel.received();
             if outgoing.is_empty() && received.is_empty() {
-                return read;
+                return std::mem::take(&mut self.read);
             }
             self.take(&received);
-            match self.0.reader().read_to_end(&mut read) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-                _ => {}
-            }
         }
     }
 }
@@ -345,7 +352,7 @@ fn what_comes_with_the_last_frame_in_clear_goes_to_the_handshake_wherever_it_is_
         let (now, later) = together.split_at(cut.min(together.len()));
         channel.send(now);
         channel.send(later);
-        far.0.writer().write_all(b"hello\n").unwrap();
+        far.write("hello\n");
         assert_eq!(far.talk(&mut channel), b"hello\n", "cut at {cut}");
         assert_eq!(channel.closed(), None);
     }
@@ -469,13 +476,16 @@ fn a_handshake_goes_on_in_a_channel_that_was_full() {
         channel.send(&hello);
         assert!(!upgrade.is_there());
         channel.set_window(None);
-        let clear = channel.received();
-        let (in_clear, handshake) = clear.split_at(clear.iter().rposition(|byte| *byte == b'x').unwrap() + 2);
-        assert!(in_clear.iter().all(|byte| matches!(byte, b'x' | b'\n')));
+        let (received, line) = (channel.received(), "x".repeat(90) + "\n");
+        let (mut in_clear, mut handshake) = (0, &received[..]);
+        while let Some(rest) = handshake.strip_prefix(line.as_bytes()) {
+            (in_clear, handshake) = (in_clear + 1, rest);
+        }
         far.take(handshake);
         let over_tls = far.talk(&mut channel);
         upgrade.take().expect("it is done").unwrap();
-        assert_eq!(in_clear.len() + over_tls.len(), 2000 * 91);
+        assert_eq!(in_clear * line.len() + over_tls.len(), 2000 * line.len());
+        assert!(in_clear > 0 && !over_tls.is_empty());
     });
 }
 
@@ -511,8 +521,7 @@ fn a_connections_own_function_upgrades_it() {
         line.send([&b"STARTTLS\n"[..], &far.outgoing()].concat());
         simulation.run();
         far.take(line.received().strip_prefix(b"go ahead\n").expect("in clear"));
-        far.0.writer().write_all(b"one\ntwo\n").unwrap();
-        let mut read = Vec::new();
+        far.write("one\ntwo\n");
         loop {
             let outgoing = far.outgoing();
             line.send(&outgoing);
@@ -523,8 +532,7 @@ fn a_connections_own_function_upgrades_it() {
             }
             far.take(&received);
         }
-        let _ = far.0.reader().read_to_end(&mut read);
-        assert_eq!(String::from_utf8(read).unwrap(), "one\nraw\nattached\ntwo\nraw\nattached\n");
+        assert_eq!(String::from_utf8(far.read).unwrap(), "one\nraw\nattached\ntwo\nraw\nattached\n");
     });
 }
 
@@ -754,6 +762,35 @@ fn an_upgrade_waits_for_a_stage_that_works_also_in_a_pause_and_not_for_ever() {
 }
 
 #[test]
+fn what_is_sent_while_an_upgrade_waits_goes_through_the_new_stages() {
+    each_seed(0..50, |seed| {
+        let simulation = Simulation::new(seed, Faults::survivable());
+        let stages = codec(lines()).then(Waits);
+        let (mut channel, peer) = TestChannel::peer(simulation, &Config::default(), stages);
+        channel.send("slow\n");
+        peer.set_mode(Mode::Passive);
+        peer.queue("queued".into()).unwrap();
+        let (before, after, upgrading) = (peer.sender(), peer.sender(), peer.clone());
+        let upgraded = channel.simulation().spawn(async move {
+            before.send("before".into()).await.unwrap();
+            before.queue("queued again".into()).unwrap();
+            upgrading.upgrade(codec(Xor(9)).codec(lines())).await
+        });
+        let sent = start(&mut channel, async move {
+            after.send("secret".into()).await.unwrap();
+            after.flush().await
+        });
+        assert_eq!(channel.received(), b"queued\nbefore\n");
+        assert!(!sent.is_there());
+        channel.advance(SECOND * 2);
+        channel.simulation().finish(upgraded).expect("it is done").unwrap();
+        sent.take().expect("it is done").unwrap();
+        assert_eq!(channel.received(), Xor(9).apply(b"queued again\nsecret\n"));
+        drop(peer);
+    });
+}
+
+#[test]
 fn a_passive_peer_shakes_hands_without_being_asked_for_a_frame() {
     let certified = Certified::new();
     each_seed(0..20, |seed| {
@@ -767,7 +804,7 @@ fn a_passive_peer_shakes_hands_without_being_asked_for_a_frame() {
             sending.send("hello".into()).await?;
             sending.flush().await
         });
-        far.0.writer().write_all(b"one\ntwo\n").unwrap();
+        far.write("one\ntwo\n");
         assert_eq!(far.talk(&mut channel), b"hello\n");
         sent.take().expect("it is done").unwrap();
         assert_eq!(statistics(&mut channel, &peer).frames_in, 0, "nobody has asked");
@@ -935,7 +972,7 @@ fn modes_change_during_a_handshake_and_nothing_is_lost() {
         let (tls, upgrading) = (certified.server.accept(), peer.clone());
         let upgrade = start(&mut channel, async move { upgrading.upgrade(codec(tls).codec(lines())).await });
         let mut far = Far::new(&certified);
-        far.0.writer().write_all(b"one\ntwo\nthree\n").unwrap();
+        far.write("one\ntwo\nthree\n");
         let mut waiting = VecDeque::new();
         for _ in 0..10 {
             match random.u8(0..4) {
