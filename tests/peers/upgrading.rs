@@ -536,6 +536,52 @@ fn a_connections_own_function_upgrades_it() {
     });
 }
 
+#[test]
+fn raw_bytes_are_upgraded_and_given_back_to_the_peer() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let (mut pair, server, client) = clear(seed);
+        let (tls, config) = (certified.server.accept(), certified.client.connect("localhost").unwrap());
+        let served = start(&mut pair.left, async move {
+            server.queue("queued in clear".into())?;
+            let connection = server.detach()?.upgrade(codec(tls)).await?;
+            connection.write("raw\n".into()).await?;
+            server.attach(connection, codec(Xor(5)).codec(lines()))?;
+            server.flush().await?;
+            let line = server.recv().await?;
+            Ok::<_, Error>(line)
+        });
+        let asked = start(&mut pair.right, async move {
+            client.upgrade(codec(config).codec(lines())).await?;
+            assert_eq!(client.recv().await?.as_deref(), Some("raw"));
+            client.upgrade(codec(Xor(5)).codec(lines())).await?;
+            assert_eq!(client.recv().await?.as_deref(), Some("queued in clear"));
+            client.send("hello".into()).await?;
+            client.flush().await?;
+            Ok::<_, Error>(())
+        });
+        pair.talk();
+        asked.take().expect("the client is done").unwrap();
+        assert_eq!(served.take().expect("the server is done").unwrap().as_deref(), Some("hello"));
+    });
+}
+
+#[test]
+fn a_passive_peer_receives_through_an_upgrade_though_a_subscription_is_full() {
+    let (mut channel, peer) = open_with(1, Faults::none(), "unread_frames_max = 4");
+    let mut unread = peer.subscribe(|_| true);
+    channel.send("x\n".repeat(4));
+    peer.set_mode(Mode::Passive);
+    let receiving = peer.clone();
+    let received = start(&mut channel, async move { receiving.recv().await });
+    let upgrading = peer.clone();
+    run(&mut channel, async move { upgrading.upgrade(codec(Xor(1)).codec(lines())).await }).unwrap();
+    channel.send(Xor(1).apply(b"hello\n"));
+    assert_eq!(received.take().expect("it is there").unwrap().as_deref(), Some("hello"));
+    let shown = run(&mut channel, async move { unread.next().await });
+    assert_eq!(shown.as_deref(), Some("x"));
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trouble {
     Garbage,
