@@ -89,4 +89,4 @@ pub use spare::{recycle_buffer, release_spare_buffers, spare_buffer};
 pub use switch::{BytesLeft, RemoteSwitchKey, Switch, SwitchKey};
 pub use tail::{Tail, TailStage};
 pub use traffic::Traffic;
-pub use writer::{Attachment, ChannelClosed, Writer};
+pub use writer::{Attachment, ChannelClosed, Room, Writer};

@@ -1,11 +1,11 @@
 //! Writing into a channel from beside its pipeline, on the same core.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use crate::promise::promise;
 use crate::{Promise, Result, Written};
@@ -28,8 +28,12 @@ pub(crate) struct Outbox<T> {
     /// Who keeps the queue open: one tail, or during a switch two.
     tails: Cell<usize>,
     channel: RefCell<Option<Waker>>,
-    /// Those who wait for room in the queue.
-    waiting: RefCell<Vec<Waker>>,
+    /// Those who wait for room in the queue, the oldest first.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
+    /// Who waits longest has the lowest number.
+    last_number: Cell<u64>,
+    /// Those who poll for room. Nobody knows when they give up.
+    polling: RefCell<Vec<Waker>>,
     state: Cell<State>,
 }
 
@@ -72,6 +76,8 @@ impl<T> Writer<T> {
             tails: Cell::new(0),
             channel: RefCell::default(),
             waiting: RefCell::default(),
+            last_number: Cell::new(0),
+            polling: RefCell::default(),
             state: Cell::new(State::Open),
         }))
     }
@@ -183,30 +189,26 @@ impl<T> Writer<T> {
     }
 
     async fn with_room<M, R>(&self, msg: M, put: fn(&Self, M) -> Result<R, M>) -> Result<R, ChannelClosed> {
-        let mut msg = Some(msg);
-        poll_fn(|task| {
-            ready!(self.poll_ready(task))?;
-            let put = msg.take().and_then(|msg| put(self, msg).ok());
-            Poll::Ready(put.ok_or(ChannelClosed)) // there was room for it
-        })
-        .await
+        self.room().await?;
+        put(self, msg).map_err(|_| ChannelClosed) // there was room for it
     }
 
-    /// Ready when there is room for a message. Otherwise everything queued is written, and the task is woken when there
-    /// is room.
+    /// Waits until there is room for a message. What is queued is written to make some.
+    pub fn room(&self) -> Room<'_, T> {
+        Room { outbox: &self.0, number: None }
+    }
+
+    /// Like [`room`](Writer::room), for those who can't keep a future.
     ///
     /// # Errors
     /// [`ChannelClosed`], when there will be none.
-    pub fn poll_ready(&self, task: &mut std::task::Context<'_>) -> Poll<Result<(), ChannelClosed>> {
-        if self.0.has_room() {
-            Poll::Ready(Ok(()))
-        } else if self.0.state.get() != State::Open {
-            Poll::Ready(Err(ChannelClosed))
-        } else {
-            self.0.wait(task.waker());
-            self.0.flush(); // what waits for a flush would take the room for ever
-            Poll::Pending
-        }
+    pub fn poll_ready(&self, task: &mut Context<'_>) -> Poll<Result<(), ChannelClosed>> {
+        self.0.poll_room(|outbox| {
+            let mut polling = outbox.polling.borrow_mut();
+            if !polling.iter().any(|waker| waker.will_wake(task.waker())) {
+                polling.push(task.waker().clone());
+            }
+        })
     }
 
     /// Closes the channel once everything queued has been sent. Those who wait for room in the queue are refused.
@@ -253,6 +255,37 @@ impl<T> Writer<T> {
     pub fn attach(&self) -> Attachment<T> {
         self.0.tails.set(self.0.tails.get() + 1);
         Attachment(self.0.clone())
+    }
+}
+
+/// Waits until there is room in the queue of a [`Writer`]; fails with [`ChannelClosed`], when there will be none. Those who
+/// wait get their turn in the order in which they came. Made by [`Writer::room`].
+#[must_use = "futures do nothing unless they are awaited"]
+pub struct Room<'a, T> {
+    outbox: &'a Outbox<T>,
+    number: Option<u64>,
+}
+
+impl<T> Future for Room<'_, T> {
+    type Output = Result<(), ChannelClosed>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let Room { outbox, number } = &mut *self;
+        outbox.poll_room(|outbox| {
+            let number = *number.get_or_insert_with(|| {
+                outbox.last_number.set(outbox.last_number.get() + 1);
+                outbox.last_number.get()
+            });
+            outbox.waiting.borrow_mut().insert(number, task.waker().clone());
+        })
+    }
+}
+
+impl<T> Drop for Room<'_, T> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.outbox.waiting.borrow_mut().remove(&number);
+        }
     }
 }
 
@@ -341,16 +374,20 @@ impl<T> Outbox<T> {
         }
     }
 
-    fn wait(&self, task: &Waker) {
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(task)) {
-            waiting.push(task.clone());
+    fn poll_room(&self, wait: impl FnOnce(&Self)) -> Poll<Result<(), ChannelClosed>> {
+        if self.has_room() {
+            Poll::Ready(Ok(()))
+        } else if self.state.get() != State::Open {
+            Poll::Ready(Err(ChannelClosed))
+        } else {
+            wait(self);
+            self.flush(); // what waits for a flush would take the room for ever
+            Poll::Pending
         }
     }
 
     fn wake_waiting(&self) {
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
+        self.waiting.take().into_values().for_each(Waker::wake);
+        self.polling.take().into_iter().for_each(Waker::wake);
     }
 }

@@ -8,9 +8,13 @@ mod common;
 
 mod delivery;
 mod functions;
+mod giving_up;
+mod groups;
+mod middleware;
 mod passive;
 mod raw;
 mod reentry;
+mod remote;
 mod requests;
 mod sending;
 mod upgrading;

@@ -20,6 +20,7 @@ mod filter;
 mod function;
 mod group;
 mod happy_eyeballs;
+mod line;
 mod listener;
 pub mod middleware;
 mod new_connection;

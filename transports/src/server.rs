@@ -203,7 +203,12 @@ impl Server {
             let serve = Arc::clone(&serve);
             let protocol: Protocol = Rc::new(move |connection| {
                 let serve = Arc::clone(&serve);
-                Box::pin(async move { serve(connection).await })
+                let handle = connection.handle();
+                Box::pin(async move {
+                    let result = serve(connection).await;
+                    handle.close().await; // whoever else holds it
+                    result
+                })
             });
             connections(layers, protocol)
         })
@@ -249,8 +254,10 @@ impl Server {
             });
         }
         self.connections(async move |connection: Connection| {
-            let stages = make(&NewConnection::passed(&connection));
-            serve(connection.peer(stages)).await
+            let (stages, handle) = (make(&NewConnection::passed(&connection)), connection.handle());
+            let result = serve(connection.peer(stages)).await;
+            handle.closed().await; // others may hold the peer
+            result
         })
     }
 
@@ -291,9 +298,12 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
     let layers = Rc::clone(layers);
     Box::new(move |new, group| {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
-        let next = Next::new(&layers, &protocol);
-        let handle = connection.handle();
-        channel.run_by(async move { middleware::conclude(&handle, &next.run(connection).await) })
+        let (next, handle) = (Next::new(&layers, &protocol), connection.handle());
+        channel.run_by(async move {
+            let result = next.run(connection).await;
+            middleware::conclude(&handle, &result);
+            drop(handle.close()); // whatever is inside
+        })
     })
 }
 

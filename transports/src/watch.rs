@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::channel::NewChannel;
 use crate::function::Turn;
 use crate::group::Group;
+use crate::line::{Line, Number};
 use crate::{ConnectionError, NewConnection};
 
 /// Shared by a channel and its handles.
@@ -29,7 +30,7 @@ pub(crate) struct Watch {
     /// Why it closes or is closed, unless in order.
     reason: OnceCell<String>,
     /// Those who wait for the end.
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Line>,
     wish: Cell<Option<Wish>>,
     /// For what reason the function that the connection belongs to has ended.
     failure: Cell<Option<Error>>,
@@ -137,7 +138,8 @@ impl Watch {
         reason.iter().for_each(|reason| self.closing(reason));
         let after = now.saturating_duration_since(self.since.get());
         self.stage.replace(Stage::Closed { after });
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        let waiting = self.waiting.borrow_mut().take();
+        waiting.for_each(Waker::wake);
     }
 
     /// Why it closes or is closed, unless in order.
@@ -207,7 +209,7 @@ impl ChannelHandle {
 
     /// Waits until the channel is closed, and gives the reason unless it was closed in order.
     pub fn closed(&self) -> Closed {
-        Closed(Rc::clone(&self.0))
+        Closed { watch: Rc::clone(&self.0), number: Number::default() }
     }
 
     /// Waits until the channel is closed.
@@ -286,20 +288,27 @@ impl ChannelHandle {
 }
 
 /// Done when a channel is closed: with the reason, unless it was closed in order.
-pub struct Closed(Rc<Watch>);
+pub struct Closed {
+    watch: Rc<Watch>,
+    number: Number,
+}
 
 impl Future for Closed {
     type Output = Option<String>;
 
-    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<String>> {
-        if let Some(reason) = self.0.end() {
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<String>> {
+        let Closed { watch, number } = &mut *self;
+        if let Some(reason) = watch.end() {
             return Poll::Ready(reason);
         }
-        let mut waiting = self.0.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(task.waker())) {
-            waiting.push(task.waker().clone());
-        }
+        watch.waiting.borrow_mut().wait(number, task);
         Poll::Pending
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.watch.waiting.borrow_mut().leave(&self.number);
     }
 }
 

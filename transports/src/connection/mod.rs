@@ -10,7 +10,6 @@ use perihelion_pipeline::{
 };
 use perihelion_runtime::{ChannelConfig, now};
 use std::any::Any;
-use std::future::poll_fn;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
@@ -172,7 +171,7 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError::Closed`].
     pub async fn write(&self, bytes: Bytes) -> Result<(), ConnectionError> {
-        let open = poll_fn(|task| self.stream.poll_ready(task)).await.is_ok();
+        let open = self.stream.writer().room().await.is_ok();
         if open && self.stream.try_write(bytes) { Ok(()) } else { Err(self.closed_error()) }
     }
 

@@ -4,12 +4,14 @@ use perihelion_pipeline::DemandHandle;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::requests::{Claim, Requests};
 use super::{Handling, Mode};
 use crate::function::{Receiver, Turn};
+use crate::line::{Line, Number};
 
 /// What a peer has received, and who gets it.
 pub(super) struct Inbox<In: 'static> {
@@ -42,7 +44,7 @@ struct Inner<In> {
     receiving: bool,
     receiver: Option<Receiver>,
     /// Those who wait for a change of `state` or `ready`.
-    watching: Vec<Waker>,
+    watching: Line,
     on_received: Option<OnReceived<In>>,
     subscribers: Slab<Subscriber<In>>,
 }
@@ -84,7 +86,7 @@ impl<In: 'static> Inbox<In> {
                 asked: false,
                 receiving: false,
                 receiver: None,
-                watching: Vec::new(),
+                watching: Line::default(),
                 on_received: None,
                 subscribers: Slab::new(),
             }),
@@ -215,7 +217,7 @@ impl<In: 'static> Inbox<In> {
             inner.wake_receiver();
             inner.wake_subscribers();
         }
-        let watching = std::mem::take(&mut inner.watching);
+        let watching = inner.watching.take();
         // What is called for frames may hold what holds this.
         let unused = (state == State::Closed).then(|| {
             inner.demand = None;
@@ -224,7 +226,7 @@ impl<In: 'static> Inbox<In> {
         });
         drop(inner);
         drop(unused);
-        watching.into_iter().for_each(Waker::wake);
+        watching.for_each(Waker::wake);
     }
 
     /// Whether no pipeline feeds it any more.
@@ -280,29 +282,32 @@ impl<In: 'static> Inbox<In> {
         inner.receiver = None;
     }
 
-    /// Ready when the other side sends no more.
-    pub(super) fn poll_ended(&self, task: &mut Context<'_>) -> Poll<()> {
-        if self.inner.borrow().state >= State::Ended {
-            return Poll::Ready(());
-        }
-        self.watch(task);
-        Poll::Pending
+    /// Waits until the other side sends no more.
+    pub(super) async fn ended(&self) {
+        self.watch(|inbox| inbox.inner.borrow().state >= State::Ended).await;
     }
 
-    /// Ready when the stages of this generation are, or will never be.
-    pub(super) fn poll_ready(&self, task: &mut Context<'_>, generation: u32) -> Poll<()> {
-        if self.ready.get() >= generation || self.is_closed() {
-            return Poll::Ready(());
-        }
-        self.watch(task);
-        Poll::Pending
+    /// Waits until the stages of this generation are ready, or will never be.
+    pub(super) async fn ready(&self, generation: u32) {
+        self.watch(|inbox| inbox.ready.get() >= generation || inbox.is_closed()).await;
     }
 
-    fn watch(&self, task: &mut Context<'_>) {
-        let watching = &mut self.inner.borrow_mut().watching;
-        if !watching.iter().any(|waker| waker.will_wake(task.waker())) {
-            watching.push(task.waker().clone());
+    async fn watch(&self, has_come: impl Fn(&Self) -> bool) {
+        struct Watching<'a, In: 'static>(&'a Inbox<In>, Number);
+        impl<In> Drop for Watching<'_, In> {
+            fn drop(&mut self) {
+                self.0.inner.borrow_mut().watching.leave(&self.1);
+            }
         }
+        let mut watching = Watching(self, Number::default());
+        poll_fn(|task| {
+            if has_come(self) {
+                return Poll::Ready(());
+            }
+            self.inner.borrow_mut().watching.wait(&mut watching.1, task);
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Whether frames may come, and none has been left.

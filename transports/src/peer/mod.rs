@@ -255,7 +255,7 @@ impl<In, Out> Peer<In, Out> {
 
     /// Waits until the other side sends no more, or the connection is closed.
     pub async fn ended(&self) {
-        poll_fn(|task| self.0.inbox.poll_ended(task)).await;
+        self.0.inbox.ended().await;
     }
 
     /// Whether a conversation can begin: neither side has ended, and no frame is left of another.
@@ -342,11 +342,12 @@ impl<In, Out> Peer<In, Out> {
     /// Waits until one more request may wait, and there is room for it in the queue.
     async fn queue_for_request(&self) -> Result<Queued<'_, In>, ConnectionError> {
         let mut queued = self.0.inbox.requests.queue();
-        let room = poll_fn(|task| {
+        let mut room = self.0.sender.writer().room();
+        let ready = poll_fn(|task| {
             ready!(queued.poll(task));
-            self.0.sender.writer().poll_ready(task)
+            Pin::new(&mut room).poll(task)
         });
-        room.await.map_err(|_| self.closed_error())?;
+        ready.await.map_err(|_| self.closed_error())?;
         if self.0.inbox.requests.has_failed() { Err(self.closed_error()) } else { Ok(queued) }
     }
 
@@ -442,7 +443,7 @@ impl<In, Out> Peer<In, Out> {
     /// Waits until the stages of this generation are ready.
     async fn are_ready(&self, generation: u32) -> Result<(), ConnectionError> {
         let inbox = &self.0.inbox;
-        poll_fn(|task| inbox.poll_ready(task, generation)).await;
+        inbox.ready(generation).await;
         if inbox.is_closed() { Err(self.closed_error()) } else { Ok(()) }
     }
 

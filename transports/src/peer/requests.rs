@@ -4,10 +4,12 @@ use slab::Slab;
 use std::any::Any;
 use std::cell::{OnceCell, RefCell};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::Hash;
 use std::task::{Context, Poll, Waker};
+
+use crate::line::{Line, Number};
 
 /// A frame that asks for a reply, and says how the reply is known.
 pub trait Request {
@@ -50,11 +52,8 @@ pub(super) struct Requests<In> {
 
 struct Waiting<In> {
     waiters: Slab<Waiter<In>>,
-    /// Those who wait until fewer requests wait, the oldest first.
-    queue: BTreeMap<u64, Waker>,
-    /// Of these, those for whom a place is kept. Or whoever makes one free could take it again before they run.
-    granted: BTreeSet<u64>,
-    next_number: u64,
+    /// Those who wait until fewer requests wait.
+    line: Line,
     max: usize,
     closed: bool,
 }
@@ -108,19 +107,17 @@ pub(super) struct Ticket<'a, In: 'static, Id: Eq + Hash + 'static> {
 /// A place among those who wait until fewer requests wait, and then the right to be one, until it is dropped.
 pub(super) struct Queued<'a, In: 'static> {
     requests: &'a Requests<In>,
-    /// `None`: it has not had to wait.
-    number: Option<u64>,
+    number: Number,
 }
 
 impl<In: 'static> Requests<In> {
     pub(super) fn new(max: usize) -> Self {
-        let (waiters, queue, granted) = (Slab::new(), BTreeMap::new(), BTreeSet::new());
-        let waiting = Waiting { waiters, queue, granted, next_number: 0, max, closed: false };
+        let waiting = Waiting { waiters: Slab::new(), line: Line::default(), max, closed: false };
         Requests { waiting: RefCell::new(waiting), matching: OnceCell::new() }
     }
 
     pub(super) fn queue(&self) -> Queued<'_, In> {
-        Queued { requests: self, number: None }
+        Queued { requests: self, number: Number::default() }
     }
 
     /// Whether a request with this identifier waits.
@@ -226,7 +223,7 @@ impl<In: 'static> Requests<In> {
         let mut waiting = self.waiting.borrow_mut();
         waiting.closed = true;
         waiting.waiters.retain(|_, waiter| !matches!(waiter, Waiter::Forgotten));
-        let mut failed: Vec<Waker> = std::mem::take(&mut waiting.queue).into_values().collect();
+        let mut failed: Vec<Waker> = waiting.line.take().collect();
         for (_, waiter) in &mut waiting.waiters {
             if let Waiter::Waiting(waker) = waiter {
                 failed.extend(waker.take());
@@ -250,21 +247,18 @@ impl<In: 'static> Requests<In> {
 
 impl<In> Waiting<In> {
     fn has_room(&self) -> bool {
-        self.waiters.len() + self.granted.len() < self.max
+        self.waiters.len() + self.line.admitted() < self.max
     }
 
     fn remove(&mut self, key: usize) -> Waiter<In> {
         let waiter = self.waiters.remove(key);
-        self.grant();
+        self.admit();
         waiter
     }
 
-    fn grant(&mut self) {
-        if self.has_room()
-            && let Some((number, next)) = self.queue.pop_first()
-        {
-            self.granted.insert(number);
-            next.wake();
+    fn admit(&mut self) {
+        if self.has_room() {
+            self.line.admit().into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -289,26 +283,19 @@ impl<In: 'static> Queued<'_, In> {
     /// Ready when one more may wait, or none will be answered.
     pub(super) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let waiting = &mut *self.requests.waiting.borrow_mut();
-        let is_granted = self.number.is_some_and(|number| waiting.granted.contains(&number));
-        if waiting.closed || is_granted || waiting.has_room() {
+        if waiting.closed || waiting.line.has_admitted(&self.number) || waiting.has_room() {
             return Poll::Ready(());
         }
-        let number = *self.number.get_or_insert_with(|| {
-            waiting.next_number += 1;
-            waiting.next_number
-        });
-        waiting.queue.insert(number, task.waker().clone());
+        waiting.line.wait(&mut self.number, task);
         Poll::Pending
     }
 }
 
 impl<In: 'static> Drop for Queued<'_, In> {
     fn drop(&mut self) {
-        let Some(number) = self.number else { return };
         let waiting = &mut *self.requests.waiting.borrow_mut();
-        waiting.queue.remove(&number);
-        if waiting.granted.remove(&number) {
-            waiting.grant(); // it may not have been used
+        if waiting.line.leave(&self.number) {
+            waiting.admit(); // it may not have used its place
         }
     }
 }

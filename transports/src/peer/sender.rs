@@ -3,7 +3,6 @@
 use futures_sink::Sink;
 use perihelion_pipeline::{Writer, Written};
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -31,7 +30,7 @@ impl<Out> PeerSender<Out> {
     /// # Errors
     /// [`ConnectionError::Closed`]: the frame will not be sent.
     pub async fn send(&self, frame: Out) -> Result<(), ConnectionError> {
-        let open = poll_fn(|task| self.writer.poll_ready(task)).await.is_ok();
+        let open = self.writer.room().await.is_ok();
         if open && self.try_send(frame) { Ok(()) } else { Err(self.closed_error()) }
     }
 
