@@ -258,11 +258,6 @@ impl Runner {
         self.link.is_half_closed()
     }
 
-    /// Whether fewer bytes than the high-water mark wait to be sent.
-    pub fn is_writable(&self) -> bool {
-        self.link.is_writable()
-    }
-
     /// Whether a stage has asked for the connection to be reset.
     pub fn is_aborted(&self) -> bool {
         self.link.is_aborted()
