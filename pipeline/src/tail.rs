@@ -166,13 +166,13 @@ impl<T: Tail> TailStage<T> {
     /// Writes what tasks have queued.
     #[inline]
     fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
-        let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) else { return };
+        let Some((outbox, own)) = self.outbox.as_ref().map(Attachment::outbox) else { return };
         if which == Queued::All {
             outbox.flush_all();
         }
         while !ch.is_closing()
             && (which != Queued::AsWritable || ch.is_writable())
-            && let Some(entry) = outbox.pop()
+            && let Some(entry) = outbox.pop(own)
         {
             let result = match entry {
                 Entry::Close => out.operate(ch, Operation::Close),
@@ -245,7 +245,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
                 Ok(())
             }
             Signal::Open => {
-                if let Some(outbox) = self.outbox.as_ref().map(Attachment::outbox) {
+                if let Some((outbox, _)) = self.outbox.as_ref().map(Attachment::outbox) {
                     outbox.open(ch.waker().clone());
                 }
                 self.with(ch, out, |tail, cx| tail.open(cx))

@@ -24,9 +24,15 @@ pub(crate) struct Outbox<T> {
     /// Of the queue, these are to be written now; those behind them wait for a flush.
     flushed: Cell<usize>,
     written: Cell<u64>,
+    /// Entries that were taken.
+    taken: Cell<u64>,
     capacity: usize,
     /// Who keeps the queue open: one tail, or during a switch two.
     tails: Cell<usize>,
+    /// Of the tail that came last.
+    last_tail: Cell<u64>,
+    /// After so many entries, the others are for this tail and those after it.
+    divides: RefCell<VecDeque<(u64, u64)>>,
     channel: RefCell<Option<Waker>>,
     /// Those who wait for room in the queue, the oldest first.
     waiting: RefCell<BTreeMap<u64, Waker>>,
@@ -72,8 +78,11 @@ impl<T> Writer<T> {
             queue: RefCell::default(),
             flushed: Cell::new(0),
             written: Cell::new(0),
+            taken: Cell::new(0),
             capacity: capacity.max(1),
             tails: Cell::new(0),
+            last_tail: Cell::new(0),
+            divides: RefCell::default(),
             channel: RefCell::default(),
             waiting: RefCell::default(),
             last_number: Cell::new(0),
@@ -254,7 +263,15 @@ impl<T> Writer<T> {
     /// Keeps the queue from being shut while no tail drains it.
     pub fn attach(&self) -> Attachment<T> {
         self.0.tails.set(self.0.tails.get() + 1);
-        Attachment(self.0.clone())
+        self.0.last_tail.set(self.0.last_tail.get() + 1);
+        Attachment { outbox: self.0.clone(), number: self.0.last_tail.get() }
+    }
+
+    /// What has not been flushed, and what is written from now on, goes out through a tail that is still to be
+    /// [attached](Writer::attach), whenever that takes the place of the present one.
+    pub fn divide(&self) {
+        let before = self.0.taken.get() + self.0.flushed.get() as u64;
+        self.0.divides.borrow_mut().push_back((before, self.0.last_tail.get() + 1));
     }
 }
 
@@ -291,24 +308,27 @@ impl<T> Drop for Room<'_, T> {
 
 /// What keeps a [`Writer`]'s queue from being shut. A tail that drains it has one; when the last is dropped, what is
 /// queued will not be written.
-pub struct Attachment<T>(Rc<Outbox<T>>);
+pub struct Attachment<T> {
+    outbox: Rc<Outbox<T>>,
+    number: u64,
+}
 
 impl<T> Attachment<T> {
-    pub(crate) fn outbox(&self) -> Rc<Outbox<T>> {
-        self.0.clone()
+    pub(crate) fn outbox(&self) -> (Rc<Outbox<T>>, u64) {
+        (self.outbox.clone(), self.number)
     }
 
     /// Whether somebody else keeps the queue open too.
     pub(crate) fn is_shared(&self) -> bool {
-        self.0.tails.get() > 1
+        self.outbox.tails.get() > 1
     }
 }
 
 impl<T> Drop for Attachment<T> {
     fn drop(&mut self) {
-        self.0.tails.set(self.0.tails.get() - 1);
-        if self.0.tails.get() == 0 {
-            self.0.shut();
+        self.outbox.tails.set(self.outbox.tails.get() - 1);
+        if self.outbox.tails.get() == 0 {
+            self.outbox.shut();
         }
     }
 }
@@ -327,15 +347,34 @@ impl<T> Outbox<T> {
         self.channel.replace(Some(channel));
     }
 
-    /// The next entry that is to be written now. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
-    pub(crate) fn pop(&self) -> Option<Entry<T>> {
+    /// The next entry that this tail is to write now. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
+    pub(crate) fn pop(&self, tail: u64) -> Option<Entry<T>> {
         let left = self.flushed.get().checked_sub(1)?;
+        if !self.is_for(tail) {
+            return None;
+        }
         self.flushed.set(left);
+        self.taken.set(self.taken.get() + 1);
         let entry = self.queue.borrow_mut().pop_front();
         if let Some(Entry::Message(..)) = entry {
             self.written.set(self.written.get() + 1);
         }
         entry
+    }
+
+    /// Whether the next entry is for this tail, rather than for one that comes later.
+    #[inline]
+    fn is_for(&self, tail: u64) -> bool {
+        let mut divides = self.divides.borrow_mut();
+        while let Some((before, from)) = divides.front()
+            && *before <= self.taken.get()
+        {
+            if tail < *from {
+                return false;
+            }
+            divides.pop_front();
+        }
+        true
     }
 
     /// All that is queued is to be written.

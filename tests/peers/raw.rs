@@ -121,6 +121,28 @@ fn lines_and_bytes_take_turns_and_none_is_lost_or_doubled() {
 }
 
 #[test]
+fn a_connections_own_function_takes_lines_and_bytes_in_turns() {
+    each_seed(0..100, |seed| {
+        let script = Script::new(&mut fastrand::Rng::with_seed(seed));
+        let echo = async move |peer: Lined| {
+            peer.set_mode(Mode::Passive);
+            echo_both(peer, fastrand::Rng::with_seed(seed)).await.map(drop)
+        };
+        let server = Server::bind("127.0.0.1:0").peer(|_| codec(lines()), echo);
+        let mut simulation = Simulation::new(seed, Faults::survivable());
+        drop(server.start(simulation.handle()).unwrap());
+        simulation.run();
+        let far = simulation.knock();
+        far.send(&script.bytes);
+        far.end();
+        simulation.advance(SECOND); // after a failed accept a listener rests
+        let received = far.received();
+        assert!(received == script.bytes, "{} of {} bytes", received.len(), script.bytes.len());
+        assert_eq!(far.sees(), Ending::Closed);
+    });
+}
+
+#[test]
 fn a_peer_is_detached_as_often_as_it_takes() {
     const TIMES: usize = 23_000; // with three stages each time
     let (mut channel, peer) = open(1, Faults::none());

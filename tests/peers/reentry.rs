@@ -269,3 +269,41 @@ fn what_is_called_for_frames_is_let_go_when_the_channel_is_closed_however_that_i
         });
     }
 }
+
+#[test]
+fn nothing_is_left_of_a_connection_whatever_was_done_with_it() {
+    each_seed(0..100, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut channel, peer) = open_with(seed, Faults::all(), "unsent_frames_max = 5");
+        let alive = Rc::new(());
+        peer.features().insert(Rc::clone(&alive));
+        let mut connection = None;
+        for _ in 0..random.usize(0..10) {
+            match random.u8(0..7) {
+                0 => peer.set_mode(if random.bool() { Mode::Active } else { Mode::Passive }),
+                1 => {
+                    let asking = peer.clone();
+                    drop(start(&mut channel, async move { asking.request_in_order("ask".into()).await }));
+                }
+                2 => connection = peer.detach().ok().or(connection),
+                3 => drop(connection.take().map(|connection| peer.attach(connection, codec(lines())))),
+                4 => {
+                    let (upgrading, witness) = (peer.clone(), Rc::clone(&alive));
+                    drop(start(&mut channel, async move {
+                        let _witness = witness;
+                        upgrading.upgrade(codec(lines())).await
+                    }));
+                }
+                5 => channel.advance(MILLISECOND * 10),
+                _ => channel.send("line\n"),
+            }
+        }
+        drop((peer, connection));
+        channel.advance(SECOND * 31);
+        channel.end();
+        channel.advance(SECOND * 60);
+        assert!(channel.closed().is_some());
+        drop(channel);
+        assert_eq!(Rc::strong_count(&alive), 1);
+    });
+}

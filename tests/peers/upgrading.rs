@@ -264,42 +264,52 @@ fn compression_stands_above_tls_and_below_a_peer() {
     });
 }
 
-/// The other side of TLS, by rustls alone.
-struct Far(ClientConnection);
+/// The other side of TLS, by rustls alone, and what it has read.
+struct Far {
+    connection: ClientConnection,
+    read: Vec<u8>,
+}
 
 impl Far {
     fn new(certified: &Certified) -> Self {
         let name = "localhost".try_into().unwrap();
-        Far(ClientConnection::new(Arc::clone(certified.client.config()), name).unwrap())
+        let connection = ClientConnection::new(Arc::clone(certified.client.config()), name).unwrap();
+        Far { connection, read: Vec::new() }
+    }
+
+    fn write(&mut self, text: &str) {
+        self.connection.writer().write_all(text.as_bytes()).unwrap();
     }
 
     fn outgoing(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while self.0.wants_write() {
-            self.0.write_tls(&mut bytes).unwrap();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut bytes).unwrap();
         }
         bytes
     }
 
+    fn take(&mut self, mut received: &[u8]) {
+        while !received.is_empty() {
+            self.connection.read_tls(&mut received).unwrap();
+            self.connection.process_new_packets().unwrap();
+            match self.connection.reader().read_to_end(&mut self.read) {
+                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Goes on until nothing moves, and gives what it has read.
     fn talk(&mut self, channel: &mut TestChannel) -> Vec<u8> {
-        let mut read = Vec::new();
         loop {
             let outgoing = self.outgoing();
             channel.send(&outgoing);
             let received = channel.received();
             if outgoing.is_empty() && received.is_empty() {
-                return read;
+                return std::mem::take(&mut self.read);
             }
-            let mut rest = &received[..];
-            while !rest.is_empty() {
-                self.0.read_tls(&mut rest).unwrap();
-                self.0.process_new_packets().unwrap();
-            }
-            match self.0.reader().read_to_end(&mut read) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-                _ => {}
-            }
+            self.take(&received);
         }
     }
 }
@@ -342,7 +352,7 @@ fn what_comes_with_the_last_frame_in_clear_goes_to_the_handshake_wherever_it_is_
         let (now, later) = together.split_at(cut.min(together.len()));
         channel.send(now);
         channel.send(later);
-        far.0.writer().write_all(b"hello\n").unwrap();
+        far.write("hello\n");
         assert_eq!(far.talk(&mut channel), b"hello\n", "cut at {cut}");
         assert_eq!(channel.closed(), None);
     }
@@ -408,6 +418,168 @@ fn upgrades_lose_nothing_wherever_a_stream_is_cut_and_whatever_waits() {
         assert_eq!(channel.closed(), Some(None));
         assert!(channel.received() == answers, "what was sent went out through the stages of its time");
     });
+}
+
+#[test]
+fn what_waits_to_be_sent_keeps_its_order_through_an_upgrade_of_a_channel_that_is_full() {
+    each_seed(0..100, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let keys = "unsent_frames_max = 3\nhigh_water_bytes = 100\nlow_water_bytes = 50";
+        let (mut channel, peer) = open_with(seed, Faults::survivable(), keys);
+        peer.set_mode(Mode::Passive);
+        channel.set_window(Some(random.usize(0..200)));
+        let sending = peer.sender();
+        let sent = start(&mut channel, async move {
+            for number in 0..100 {
+                sending.send(format!("line {number}")).await.unwrap();
+            }
+        });
+        assert!(!sent.is_there());
+        let upgrading = peer.clone();
+        let upgrade =
+            start(&mut channel, async move { upgrading.upgrade(codec(Xor(9)).codec(lines())).await });
+        upgrade.take().expect("it needs nobody who reads").unwrap();
+        channel.set_window(None);
+        channel.simulation().run();
+        assert!(sent.is_there());
+        // In clear at first, and then never again.
+        let (received, mut number) = (channel.received(), 0);
+        let mut rest = &received[..];
+        for key in [0, 9] {
+            while let Some(left) =
+                rest.strip_prefix(&Xor(key).apply(format!("line {number}\n").as_bytes())[..])
+            {
+                (rest, number) = (left, number + 1);
+            }
+        }
+        assert_eq!((number, rest.len()), (100, 0));
+    });
+}
+
+#[test]
+fn a_handshake_goes_on_in_a_channel_that_was_full() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let (mut channel, peer) = open_with(seed, Faults::survivable(), "unsent_frames_max = 3");
+        peer.set_mode(Mode::Passive);
+        channel.set_window(Some(0));
+        let sending = peer.sender();
+        drop(start(&mut channel, async move {
+            for _ in 0..2000 {
+                sending.send("x".repeat(90)).await.unwrap();
+            }
+        }));
+        let (tls, upgrading) = (certified.server.accept(), peer.clone());
+        let upgrade = start(&mut channel, async move { upgrading.upgrade(codec(tls).codec(lines())).await });
+        let mut far = Far::new(&certified);
+        let hello = far.outgoing();
+        channel.send(&hello);
+        assert!(!upgrade.is_there());
+        channel.set_window(None);
+        let (received, line) = (channel.received(), "x".repeat(90) + "\n");
+        let (mut in_clear, mut handshake) = (0, &received[..]);
+        while let Some(rest) = handshake.strip_prefix(line.as_bytes()) {
+            (in_clear, handshake) = (in_clear + 1, rest);
+        }
+        far.take(handshake);
+        let over_tls = far.talk(&mut channel);
+        upgrade.take().expect("it is done").unwrap();
+        assert_eq!(in_clear * line.len() + over_tls.len(), 2000 * line.len());
+        assert!(in_clear > 0 && !over_tls.is_empty());
+    });
+}
+
+#[test]
+fn a_connections_own_function_upgrades_it() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let tls = certified.server.clone();
+        let server = Server::bind("127.0.0.1:0").peer(
+            |_| codec(lines()),
+            async move |peer: Lined| {
+                peer.set_mode(Mode::Passive);
+                assert_eq!(peer.recv().await?.as_deref(), Some("STARTTLS"));
+                peer.send("go ahead".into()).await?;
+                peer.upgrade(codec(tls.accept()).codec(lines())).await?;
+                while let Some(line) = peer.recv().await? {
+                    peer.send(line).await?;
+                    // Within TLS, and out of a peer and back.
+                    let connection = peer.detach()?;
+                    connection.write("raw\n".into()).await?;
+                    peer.attach(connection, codec(lines()))?;
+                    peer.send("attached".into()).await?;
+                }
+                Ok(())
+            },
+        );
+        let mut simulation = Simulation::new(seed, Faults::survivable());
+        drop(server.start(simulation.handle()).unwrap());
+        simulation.run();
+        let line = simulation.knock();
+        simulation.advance(SECOND);
+        let mut far = Far::new(&certified);
+        line.send([&b"STARTTLS\n"[..], &far.outgoing()].concat());
+        simulation.run();
+        far.take(line.received().strip_prefix(b"go ahead\n").expect("in clear"));
+        far.write("one\ntwo\n");
+        loop {
+            let outgoing = far.outgoing();
+            line.send(&outgoing);
+            simulation.run();
+            let received = line.received();
+            if outgoing.is_empty() && received.is_empty() {
+                break;
+            }
+            far.take(&received);
+        }
+        assert_eq!(String::from_utf8(far.read).unwrap(), "one\nraw\nattached\ntwo\nraw\nattached\n");
+    });
+}
+
+#[test]
+fn raw_bytes_are_upgraded_and_given_back_to_the_peer() {
+    let certified = Certified::new();
+    each_seed(0..20, |seed| {
+        let (mut pair, server, client) = clear(seed);
+        let (tls, config) = (certified.server.accept(), certified.client.connect("localhost").unwrap());
+        let served = start(&mut pair.left, async move {
+            server.queue("queued in clear".into())?;
+            let connection = server.detach()?.upgrade(codec(tls)).await?;
+            connection.write("raw\n".into()).await?;
+            server.attach(connection, codec(Xor(5)).codec(lines()))?;
+            server.flush().await?;
+            let line = server.recv().await?;
+            Ok::<_, Error>(line)
+        });
+        let asked = start(&mut pair.right, async move {
+            client.upgrade(codec(config).codec(lines())).await?;
+            assert_eq!(client.recv().await?.as_deref(), Some("raw"));
+            client.upgrade(codec(Xor(5)).codec(lines())).await?;
+            assert_eq!(client.recv().await?.as_deref(), Some("queued in clear"));
+            client.send("hello".into()).await?;
+            client.flush().await?;
+            Ok::<_, Error>(())
+        });
+        pair.talk();
+        asked.take().expect("the client is done").unwrap();
+        assert_eq!(served.take().expect("the server is done").unwrap().as_deref(), Some("hello"));
+    });
+}
+
+#[test]
+fn a_passive_peer_receives_through_an_upgrade_though_a_subscription_is_full() {
+    let (mut channel, peer) = open_with(1, Faults::none(), "unread_frames_max = 4");
+    let mut unread = peer.subscribe(|_| true);
+    channel.send("x\n".repeat(4));
+    peer.set_mode(Mode::Passive);
+    let receiving = peer.clone();
+    let received = start(&mut channel, async move { receiving.recv().await });
+    let upgrading = peer.clone();
+    run(&mut channel, async move { upgrading.upgrade(codec(Xor(1)).codec(lines())).await }).unwrap();
+    channel.send(Xor(1).apply(b"hello\n"));
+    assert_eq!(received.take().expect("it is there").unwrap().as_deref(), Some("hello"));
+    let shown = run(&mut channel, async move { unread.next().await });
+    assert_eq!(shown.as_deref(), Some("x"));
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -636,6 +808,35 @@ fn an_upgrade_waits_for_a_stage_that_works_also_in_a_pause_and_not_for_ever() {
 }
 
 #[test]
+fn what_is_sent_while_an_upgrade_waits_goes_through_the_new_stages() {
+    each_seed(0..50, |seed| {
+        let simulation = Simulation::new(seed, Faults::survivable());
+        let stages = codec(lines()).then(Waits);
+        let (mut channel, peer) = TestChannel::peer(simulation, &Config::default(), stages);
+        channel.send("slow\n");
+        peer.set_mode(Mode::Passive);
+        peer.queue("queued".into()).unwrap();
+        let (before, after, upgrading) = (peer.sender(), peer.sender(), peer.clone());
+        let upgraded = channel.simulation().spawn(async move {
+            before.send("before".into()).await.unwrap();
+            before.queue("queued again".into()).unwrap();
+            upgrading.upgrade(codec(Xor(9)).codec(lines())).await
+        });
+        let sent = start(&mut channel, async move {
+            after.send("secret".into()).await.unwrap();
+            after.flush().await
+        });
+        assert_eq!(channel.received(), b"queued\nbefore\n");
+        assert!(!sent.is_there());
+        channel.advance(SECOND * 2);
+        channel.simulation().finish(upgraded).expect("it is done").unwrap();
+        sent.take().expect("it is done").unwrap();
+        assert_eq!(channel.received(), Xor(9).apply(b"queued again\nsecret\n"));
+        drop(peer);
+    });
+}
+
+#[test]
 fn a_passive_peer_shakes_hands_without_being_asked_for_a_frame() {
     let certified = Certified::new();
     each_seed(0..20, |seed| {
@@ -649,7 +850,7 @@ fn a_passive_peer_shakes_hands_without_being_asked_for_a_frame() {
             sending.send("hello".into()).await?;
             sending.flush().await
         });
-        far.0.writer().write_all(b"one\ntwo\n").unwrap();
+        far.write("one\ntwo\n");
         assert_eq!(far.talk(&mut channel), b"hello\n");
         sent.take().expect("it is done").unwrap();
         assert_eq!(statistics(&mut channel, &peer).frames_in, 0, "nobody has asked");
@@ -817,7 +1018,7 @@ fn modes_change_during_a_handshake_and_nothing_is_lost() {
         let (tls, upgrading) = (certified.server.accept(), peer.clone());
         let upgrade = start(&mut channel, async move { upgrading.upgrade(codec(tls).codec(lines())).await });
         let mut far = Far::new(&certified);
-        far.0.writer().write_all(b"one\ntwo\nthree\n").unwrap();
+        far.write("one\ntwo\nthree\n");
         let mut waiting = VecDeque::new();
         for _ in 0..10 {
             match random.u8(0..4) {

@@ -206,7 +206,7 @@ impl Server {
                 let handle = connection.handle();
                 Box::pin(async move {
                     let result = serve(connection).await;
-                    handle.close().await; // whoever else holds it
+                    drop(handle.close()); // whoever else holds it
                     result
                 })
             });
@@ -253,11 +253,14 @@ impl Server {
                 })
             });
         }
-        self.connections(async move |connection: Connection| {
-            let (stages, handle) = (make(&NewConnection::passed(&connection)), connection.handle());
-            let result = serve(connection.peer(stages)).await;
-            handle.closed().await; // others may hold the peer
-            result
+        self.made_by(move |layers| {
+            let (make, serve) = (Arc::clone(&make), Arc::clone(&serve));
+            let protocol: Protocol = Rc::new(move |connection| {
+                let stages = make(&NewConnection::passed(&connection));
+                let serve = Arc::clone(&serve);
+                Box::pin(async move { serve(connection.peer(stages)).await })
+            });
+            connections(layers, protocol)
         })
     }
 
@@ -300,8 +303,7 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
         let (next, handle) = (Next::new(&layers, &protocol), connection.handle());
         channel.run_by(async move {
-            let result = next.run(connection).await;
-            middleware::conclude(&handle, &result);
+            middleware::conclude(&handle, &next.run(connection).await);
             drop(handle.close()); // whatever is inside
         })
     })

@@ -71,7 +71,8 @@ impl Next {
             None => {
                 let channel = connection.handle();
                 let result = (self.protocol)(connection).await;
-                conclude(&channel, &result); // before what is outside waits for the close
+                conclude(&channel, &result);
+                channel.closed().await;
                 result
             }
         }

@@ -436,7 +436,10 @@ impl<In> Inner<In> {
 
     /// Whether a frame is to be read.
     fn reads(&self) -> bool {
-        !self.full && (self.mode == Mode::Active || self.asked)
+        match self.mode {
+            Mode::Active => !self.full,
+            Mode::Passive => self.asked,
+        }
     }
 
     fn read_on(&self) {

@@ -368,8 +368,8 @@ impl<In, Out> Peer<In, Out> {
     }
 
     /// Replaces the topmost codec and all above it, up to the peer: with TLS or compression below another codec, or by
-    /// another codec. What was sent goes out before, and what is queued goes out through the new stages, which get what
-    /// was received and not decoded. Done when the new stages are ready: when a handshake is.
+    /// another codec. What was sent goes out before, and what is queued, and sent from now on, through the new stages. They
+    /// get what was received and not decoded. Done when they are ready: when a handshake is.
     ///
     /// # Errors
     /// [`ConnectionError::Closed`], with the reason, when the stages fail; [`ConnectionError::WrongMode`] in active mode,
@@ -380,18 +380,21 @@ impl<In, Out> Peer<In, Out> {
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         self.check_passive("an upgrade")?;
+        self.0.sender.writer().divide();
         let generation = self.replace_stages(&self.key(), stages)?;
         self.are_ready(generation).await
     }
 
-    /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued
-    /// waits until the peer is [attached](Peer::attach) again, as do frames that were received before.
+    /// Takes the topmost codec and all above it away, and gives the bytes. What was sent goes out before; what is queued,
+    /// and sent from now on, waits until the peer is [attached](Peer::attach) again, as do frames that were received
+    /// before.
     ///
     /// # Errors
     /// [`ConnectionError::Closed`]; [`ConnectionError::WrongMode`] in active mode, in which more might be decoded.
     pub fn detach(&self) -> Result<Connection, ConnectionError> {
         self.check_passive("raw access")?;
         let inner = &*self.0;
+        inner.sender.writer().divide();
         let kept: Box<dyn Any> =
             Box::new((PeerTail::<In, Out>::new(&inner.inbox), inner.sender.writer().attach()));
         let owner = Owner::new(inner.owner.clone());
