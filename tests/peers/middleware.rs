@@ -206,7 +206,10 @@ fn errors_come_out_to_each_layer_which_may_handle_them() {
                     Ok(())
                 })
                 .with(async move |connection: Connection, next: Next| {
+                    let handle = connection.handle();
                     let error = next.run(connection).await.unwrap_err();
+                    let reason = handle.closed().await.unwrap();
+                    assert!(error.to_string().contains(&reason), "it is closed for {reason}");
                     inner.note(format!("inner: {error}"));
                     Err(Error::msg("it went wrong"))
                 })
