@@ -433,8 +433,8 @@ fn of_a_hundred_thousand_requests_none_is_lost_and_none_crossed() {
 }
 
 #[test]
-fn of_many_requests_over_sockets_none_is_lost_and_none_crossed() {
-    const REQUESTS: u32 = 200_000;
+fn of_a_million_requests_over_sockets_none_is_lost_and_none_crossed() {
+    const REQUESTS: u32 = 1_000_000;
     let fixture = Fixture::with(|config| config.runtime.workers = 2);
     let server = Server::bind("127.0.0.1:0").peer(
         |_| codec(messages()),

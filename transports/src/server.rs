@@ -303,8 +303,7 @@ fn connections(layers: &Rc<[Layer]>, protocol: Protocol) -> MakePipeline {
         let (channel, connection) = Connection::new(group, Side::Accepted, new.addresses().ok());
         let (next, handle) = (Next::new(&layers, &protocol), connection.handle());
         channel.run_by(async move {
-            let result = next.run(connection).await;
-            middleware::conclude(&handle, &result);
+            middleware::conclude(&handle, &next.run(connection).await);
             drop(handle.close()); // whatever is inside
         })
     })
