@@ -6,10 +6,13 @@ mod authority;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod certified;
 mod delivery;
+mod failed_upgrades;
 mod functions;
 mod giving_up;
 mod groups;
+mod handshakes;
 mod middleware;
 mod passive;
 mod raw;
@@ -17,5 +20,6 @@ mod reentry;
 mod remote;
 mod requests;
 mod sending;
+mod stages;
 mod upgrading;
 mod world;
