@@ -2,10 +2,12 @@
 
 mod rare;
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use crate::channel::StageId;
-use crate::{ChannelClosed, Error, Limits, Output};
+use crate::demand::DemandCell;
+use crate::{ChannelClosed, Error, Limits, Output, Record};
 use rare::Rare;
 
 /// What a pipeline's channel keeps between two turns. Small, since most channels are idle.
@@ -28,6 +30,10 @@ pub(crate) struct Link {
     waits: bool,
     /// The stage that was named last.
     stages: u32,
+    /// What tasks want read.
+    tasks_demand: Option<Rc<DemandCell>>,
+    /// What is kept for those who watch.
+    record: Option<Rc<dyn Record>>,
     /// What few channels need.
     rare: Option<Box<Rare>>,
 }
@@ -92,6 +98,8 @@ impl Link {
             needs_input: false,
             waits: false,
             stages: 0,
+            tasks_demand: None,
+            record: None,
             rare: None,
         };
         if !limits.auto_read {
@@ -131,6 +139,21 @@ impl Link {
     pub(crate) fn resume(&mut self) {
         self.demand = Demand::Auto;
         self.stops.clear(Stops::PAUSED);
+    }
+
+    /// For tasks, to ask for more or none.
+    pub(crate) fn demand(&mut self, make: impl FnOnce() -> Rc<DemandCell>) -> Rc<DemandCell> {
+        Rc::clone(self.tasks_demand.get_or_insert_with(make))
+    }
+
+    /// What tasks want read.
+    pub(crate) fn asked_demand(&self) -> Option<Rc<DemandCell>> {
+        self.tasks_demand.clone()
+    }
+
+    /// From now on, keeps the record of what happens.
+    pub(crate) fn keep(&mut self, record: Rc<dyn Record>) {
+        self.record = Some(record);
     }
 
     /// Asks for this many messages more.
@@ -189,9 +212,9 @@ impl Link {
         self.taken += n as u64;
         if self.rare.is_some() {
             self.resolve_promises();
-            if let Some(traffic) = self.counted() {
-                traffic.add_sent(n, now);
-            }
+        }
+        if let Some(record) = &self.record {
+            record.traffic().add_sent(n, now);
         }
         let back = !self.is_writable() && self.queued <= limits.low_water_bytes;
         if back {
@@ -204,17 +227,17 @@ impl Link {
     /// The transport has delivered `n` bytes.
     #[inline]
     pub(crate) fn received(&self, n: usize, now: Instant) {
-        if let Some(traffic) = self.counted() {
-            traffic.add_received(n, now);
+        if let Some(record) = &self.record {
+            record.traffic().add_received(n, now);
         }
     }
 
     /// At the end of a turn: tells those who watch whether it is this side that nothing moves for.
     #[inline]
     pub(crate) fn count_stops(&self, now: Instant) {
-        if let Some(traffic) = self.counted() {
+        if let Some(record) = &self.record {
             let reads = !self.stops.has(Stops::PAUSED) && !self.waits;
-            traffic.set_stopped(!reads && self.queued == 0, now);
+            record.traffic().set_stopped(!reads && self.queued == 0, now);
         }
     }
 

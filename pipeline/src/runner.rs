@@ -4,15 +4,14 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::channel::StageId;
 use crate::link::Link;
 use crate::outbound::Edge;
 use crate::pipeline::DynPipeline;
-use crate::{
-    Channel, Error, Event, Features, Operation, Output, Pipeline, Result, Signal, Step, Target, Traffic,
-};
+use crate::{Channel, Error, Event, Operation, Output, Pipeline, Record, Result, Signal, Step, Target};
 
 /// Chunks that wait for a held pipeline before [`Runner::wants_bytes`] says no.
 const WAITING_CHUNKS_MAX: usize = 4;
@@ -87,14 +86,9 @@ impl Runner {
         }
     }
 
-    /// What is known about the connection already.
-    pub fn set_features(&mut self, features: Features) {
-        self.link.set_features(features);
-    }
-
-    /// How much the channel receives and sends, counted from the first call on.
-    pub fn traffic(&mut self, now: Instant) -> Traffic {
-        Traffic(self.link.traffic(now))
+    /// From now on, keeps this record of what the channel does. Before the first call of a stage.
+    pub fn keep(&mut self, record: Rc<dyn Record>) {
+        self.link.keep(record);
     }
 
     /// Tells the stages that the channel is open.

@@ -1,5 +1,7 @@
 //! Where the application sits: a synchronous handler at the end of a pipeline.
 
+use std::rc::Rc;
+
 use crate::channel::StageId;
 use crate::writer::{Attachment, Entry};
 use crate::{Channel, Context, Error, Event, Operation, Outbound, Pipeline, Result, Signal, Step};
@@ -166,10 +168,15 @@ impl<T: Tail> TailStage<T> {
     /// Writes what tasks have queued.
     #[inline]
     fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
-        let Some((outbox, own)) = self.outbox.as_ref().map(Attachment::outbox) else { return };
+        let Some(attachment) = &self.outbox else { return };
+        let outbox = attachment.outbox();
         if which == Queued::All {
             outbox.flush_all();
         }
+        if !outbox.is_flushed() {
+            return;
+        }
+        let (outbox, own) = (Rc::clone(outbox), attachment.number());
         while !ch.is_closing()
             && (which != Queued::AsWritable || ch.is_writable())
             && let Some(entry) = outbox.pop(own)
@@ -245,8 +252,8 @@ impl<T: Tail> Pipeline for TailStage<T> {
                 Ok(())
             }
             Signal::Open => {
-                if let Some((outbox, _)) = self.outbox.as_ref().map(Attachment::outbox) {
-                    outbox.open(ch.waker().clone());
+                if let Some(attachment) = &self.outbox {
+                    attachment.outbox().open(ch.waker().clone());
                 }
                 self.with(ch, out, |tail, cx| tail.open(cx))
             }

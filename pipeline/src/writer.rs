@@ -1,6 +1,6 @@
 //! Writing into a channel from beside its pipeline, on the same core.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::promise::promise;
-use crate::{Promise, Result, Written};
+use crate::{Promise, Queue, Result, Written};
 
 /// Writes messages into a channel from a task on the same core. Its queue is bounded, and drains only while the
 /// channel is writable. Clones write into the same queue; when the last is dropped, the channel stays.
@@ -18,29 +18,36 @@ use crate::{Promise, Result, Written};
 /// goes out through the successor.
 pub struct Writer<T>(Rc<Outbox<T>>);
 
-/// The queue between writers and the tail.
+/// The queue between writers and the tail. What each message touches stands together, and first.
 pub(crate) struct Outbox<T> {
-    queue: RefCell<VecDeque<Entry<T>>>,
+    queue: RefCell<Queue<Entry<T>>>,
     /// Of the queue, these are to be written now; those behind them wait for a flush.
     flushed: Cell<usize>,
+    /// Messages that the queue takes. None, once nothing may follow.
+    capacity: Cell<usize>,
     written: Cell<u64>,
     /// Entries that were taken.
     taken: Cell<u64>,
-    capacity: usize,
+    rare: OnceCell<Box<Rare>>,
+    channel: RefCell<Option<Waker>>,
     /// Who keeps the queue open: one tail, or during a switch two.
     tails: Cell<usize>,
     /// Of the tail that came last.
     last_tail: Cell<u64>,
+    state: Cell<State>,
+}
+
+/// What few writers need.
+#[derive(Default)]
+struct Rare {
     /// After so many entries, the others are for this tail and those after it.
     divides: RefCell<VecDeque<(u64, u64)>>,
-    channel: RefCell<Option<Waker>>,
     /// Those who wait for room in the queue, the oldest first.
     waiting: RefCell<BTreeMap<u64, Waker>>,
     /// Who waits longest has the lowest number.
     last_number: Cell<u64>,
     /// Those who poll for room. Nobody knows when they give up.
     polling: RefCell<Vec<Waker>>,
-    state: Cell<State>,
 }
 
 pub(crate) enum Entry<T> {
@@ -77,16 +84,13 @@ impl<T> Writer<T> {
         Writer(Rc::new(Outbox {
             queue: RefCell::default(),
             flushed: Cell::new(0),
+            capacity: Cell::new(capacity.max(1)),
             written: Cell::new(0),
             taken: Cell::new(0),
-            capacity: capacity.max(1),
+            rare: OnceCell::new(),
+            channel: RefCell::default(),
             tails: Cell::new(0),
             last_tail: Cell::new(0),
-            divides: RefCell::default(),
-            channel: RefCell::default(),
-            waiting: RefCell::default(),
-            last_number: Cell::new(0),
-            polling: RefCell::default(),
             state: Cell::new(State::Open),
         }))
     }
@@ -213,7 +217,7 @@ impl<T> Writer<T> {
     /// [`ChannelClosed`], when there will be none.
     pub fn poll_ready(&self, task: &mut Context<'_>) -> Poll<Result<(), ChannelClosed>> {
         self.0.poll_room(|outbox| {
-            let mut polling = outbox.polling.borrow_mut();
+            let mut polling = outbox.rare().polling.borrow_mut();
             if !polling.iter().any(|waker| waker.will_wake(task.waker())) {
                 polling.push(task.waker().clone());
             }
@@ -234,6 +238,7 @@ impl<T> Writer<T> {
     fn finish(&self, last: Entry<T>) {
         if self.0.state.get() == State::Open {
             self.0.state.set(State::Closing);
+            self.0.capacity.set(0);
             self.0.push(last);
             self.0.flush();
             self.0.wake_waiting();
@@ -271,7 +276,7 @@ impl<T> Writer<T> {
     /// [attached](Writer::attach), whenever that takes the place of the present one.
     pub fn divide(&self) {
         let before = self.0.taken.get() + self.0.flushed.get() as u64;
-        self.0.divides.borrow_mut().push_back((before, self.0.last_tail.get() + 1));
+        self.0.rare().divides.borrow_mut().push_back((before, self.0.last_tail.get() + 1));
     }
 }
 
@@ -289,11 +294,12 @@ impl<T> Future for Room<'_, T> {
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
         let Room { outbox, number } = &mut *self;
         outbox.poll_room(|outbox| {
+            let Rare { waiting, last_number, .. } = outbox.rare();
             let number = *number.get_or_insert_with(|| {
-                outbox.last_number.set(outbox.last_number.get() + 1);
-                outbox.last_number.get()
+                last_number.set(last_number.get() + 1);
+                last_number.get()
             });
-            outbox.waiting.borrow_mut().insert(number, task.waker().clone());
+            waiting.borrow_mut().insert(number, task.waker().clone());
         })
     }
 }
@@ -301,7 +307,7 @@ impl<T> Future for Room<'_, T> {
 impl<T> Drop for Room<'_, T> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.outbox.waiting.borrow_mut().remove(&number);
+            self.outbox.rare().waiting.borrow_mut().remove(&number);
         }
     }
 }
@@ -314,8 +320,13 @@ pub struct Attachment<T> {
 }
 
 impl<T> Attachment<T> {
-    pub(crate) fn outbox(&self) -> (Rc<Outbox<T>>, u64) {
-        (self.outbox.clone(), self.number)
+    pub(crate) fn outbox(&self) -> &Rc<Outbox<T>> {
+        &self.outbox
+    }
+
+    /// Names the tail that has it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Whether somebody else keeps the queue open too.
@@ -347,7 +358,14 @@ impl<T> Outbox<T> {
         self.channel.replace(Some(channel));
     }
 
-    /// The next entry that this tail is to write now. Whoever takes one calls [`made_room`](Outbox::made_room) when done.
+    /// Whether something is to be written now.
+    #[inline]
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.flushed.get() > 0
+    }
+
+    /// The next entry that this tail is to write now. Whoever takes some calls [`made_room`](Outbox::made_room) when done.
+    #[inline]
     pub(crate) fn pop(&self, tail: u64) -> Option<Entry<T>> {
         let left = self.flushed.get().checked_sub(1)?;
         if !self.is_for(tail) {
@@ -365,7 +383,12 @@ impl<T> Outbox<T> {
     /// Whether the next entry is for this tail, rather than for one that comes later.
     #[inline]
     fn is_for(&self, tail: u64) -> bool {
-        let mut divides = self.divides.borrow_mut();
+        self.rare.get().is_none_or(|rare| self.is_before_divides(rare, tail))
+    }
+
+    #[cold]
+    fn is_before_divides(&self, rare: &Rare, tail: u64) -> bool {
+        let mut divides = rare.divides.borrow_mut();
         while let Some((before, from)) = divides.front()
             && *before <= self.taken.get()
         {
@@ -382,8 +405,9 @@ impl<T> Outbox<T> {
         self.flushed.set(self.queue.borrow().len());
     }
 
+    #[inline]
     pub(crate) fn made_room(&self) {
-        if self.queue.borrow().len() < self.capacity {
+        if self.rare.get().is_some() && self.has_room() {
             self.wake_waiting();
         }
     }
@@ -391,6 +415,7 @@ impl<T> Outbox<T> {
     /// The channel is closed: what is still queued will not be written.
     fn shut(&self) {
         self.state.set(State::Closed);
+        self.capacity.set(0);
         self.channel.take();
         self.flushed.set(0);
         let left = self.queue.take();
@@ -399,7 +424,7 @@ impl<T> Outbox<T> {
     }
 
     fn has_room(&self) -> bool {
-        self.state.get() == State::Open && self.queue.borrow().len() < self.capacity
+        self.queue.borrow().len() < self.capacity.get()
     }
 
     fn push(&self, entry: Entry<T>) {
@@ -426,7 +451,12 @@ impl<T> Outbox<T> {
     }
 
     fn wake_waiting(&self) {
-        self.waiting.take().into_values().for_each(Waker::wake);
-        self.polling.take().into_iter().for_each(Waker::wake);
+        let Some(rare) = self.rare.get() else { return };
+        rare.waiting.take().into_values().for_each(Waker::wake);
+        rare.polling.take().into_iter().for_each(Waker::wake);
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
     }
 }

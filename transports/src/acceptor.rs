@@ -157,7 +157,10 @@ impl Accepted {
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        self.open(|group, addresses| ChannelHandle::open(group, Side::Accepted, addresses, pipeline))
+        self.open(|group, addresses| {
+            let handle = ChannelHandle::new(Side::Accepted, addresses);
+            (handle.channel(group, pipeline), handle)
+        })
     }
 
     /// Opens the channel, with no protocol on it yet.

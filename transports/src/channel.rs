@@ -27,8 +27,7 @@ pub(crate) struct NewChannel {
 impl NewChannel {
     /// The connection belongs to this asynchronous function.
     pub(crate) fn run_by(mut self, function: impl Future<Output = ()> + 'static) -> Self {
-        let turn = self.watch.as_ref().map(|watch| Rc::clone(watch.turn())).unwrap_or_default();
-        self.function = Some(Function::new(&turn, function));
+        self.function = Some(Function::new(function));
         self
     }
 
@@ -60,6 +59,8 @@ pub(crate) struct Channel {
     outbound: Outbound,
     /// Whether the end of this turn has been asked for.
     finishing: bool,
+    /// It is to fail at the end of the turn, behind what its function has written.
+    failing: bool,
     /// While it is open, for the runner's timers.
     timer: Option<TimerId>,
     /// Of the close, from when it is asked for.
@@ -129,6 +130,7 @@ impl Channel {
             inbound,
             outbound: Outbound::Idle,
             finishing: false,
+            failing: false,
             timer: None,
             deadline: None,
             watch,
@@ -183,14 +185,15 @@ impl Channel {
     }
 
     fn run_function(&mut self, io: &Io) {
-        if let Some(function) = &mut self.function
-            && function.run(&io.waker(self.id))
+        if let (Some(function), Some(watch)) = (&mut self.function, &self.watch)
+            && function.run(watch.turn(), &io.waker(self.id))
         {
             self.function = None;
         }
     }
 
     /// The function that the connection belongs to may have failed.
+    #[cold]
     fn take_failure(&mut self, io: &Io) {
         if let Some(reason) = self.watch.as_ref().and_then(|watch| watch.take_failure())
             && self.state == State::Open
@@ -387,15 +390,18 @@ impl Endpoint for Channel {
         self.finishing = false;
         match self.state {
             State::Fresh => self.open(io),
-            State::Open | State::Closing if self.function.as_ref().is_some_and(Function::is_due) => {
-                self.run_function(io);
+            State::Open | State::Closing => {
+                if self.watch.as_ref().is_some_and(|watch| watch.turn().is_due()) {
+                    self.run_function(io);
+                }
             }
-            State::Open | State::Closing => {}
             State::Lingering | State::Closed => return,
         }
         let again = self.run(io, |runner, ch| runner.finish_turn(ch));
         self.group.count_work();
-        self.take_failure(io);
+        if self.failing {
+            self.take_failure(io);
+        }
         if self.runner.is_aborted() {
             return self.end(io, How::Reset);
         }
@@ -420,7 +426,7 @@ impl Endpoint for Channel {
         match self.watch.as_ref().and_then(|watch| watch.take_wish()) {
             None => {}
             Some(Wish::Close) => self.close(io),
-            Some(Wish::Fail) => self.ask_finish(io), // behind what the function has written
+            Some(Wish::Fail) => self.failing = true,
             Some(Wish::Abort) => {
                 self.take_failure(io);
                 return self.end(io, How::Reset);

@@ -216,7 +216,11 @@ impl Client {
             let connection = self.dial(target, make).await?;
             return self.pass(address, connection, |connection| connection.pipeline(pipeline)).await;
         }
-        self.dial(target, |group| ChannelHandle::open(group, Side::Connected, None, pipeline)).await
+        self.dial(target, |group| {
+            let handle = ChannelHandle::new(Side::Connected, None);
+            (handle.channel(group, pipeline), handle)
+        })
+        .await
     }
 
     /// Connects, and opens a channel.

@@ -7,16 +7,12 @@
 use perihelion_runtime::spawn_local;
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Waker};
 
 /// The asynchronous function that a connection belongs to.
-pub(crate) struct Function {
-    future: Pin<Box<dyn Future<Output = ()>>>,
-    turn: Rc<Turn>,
-}
+pub(crate) struct Function(Pin<Box<dyn Future<Output = ()>>>);
 
-/// Shared by a function's channel and what the function waits for.
+/// Seen by a function's channel and by what the function waits for.
 #[derive(Default)]
 pub(crate) struct Turn {
     /// The channel's waker, while the channel is calling the function.
@@ -33,36 +29,36 @@ pub(crate) enum Receiver {
 }
 
 impl Function {
-    pub(crate) fn new(turn: &Rc<Turn>, future: impl Future<Output = ()> + 'static) -> Self {
-        Function { future: Box::pin(future), turn: Rc::clone(turn) }
-    }
-
-    /// Whether something has come for it that wakes nobody.
-    pub(crate) fn is_due(&self) -> bool {
-        self.turn.due.get()
+    pub(crate) fn new(future: impl Future<Output = ()> + 'static) -> Self {
+        Function(Box::pin(future))
     }
 
     /// Calls it. True when it is done.
-    pub(crate) fn run(&mut self, channel: &Waker) -> bool {
+    pub(crate) fn run(&mut self, turn: &Turn, channel: &Waker) -> bool {
         struct Running<'a>(&'a Turn);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
                 self.0.running.take();
             }
         }
-        self.turn.due.set(false);
-        self.turn.running.replace(Some(channel.clone()));
-        let _running = Running(&self.turn);
-        self.future.as_mut().poll(&mut Context::from_waker(channel)).is_ready()
+        turn.due.set(false);
+        turn.running.replace(Some(channel.clone()));
+        let _running = Running(turn);
+        self.0.as_mut().poll(&mut Context::from_waker(channel)).is_ready()
     }
 
     /// Its channel is closed: it goes on as a task.
     pub(crate) fn spawn(self) {
-        drop(spawn_local(self.future));
+        drop(spawn_local(self.0));
     }
 }
 
 impl Turn {
+    /// Whether something has come for the function that wakes nobody.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due.get()
+    }
+
     /// Whether the channel is calling its function now, and so will look at what that has done.
     pub(crate) fn is_running(&self) -> bool {
         self.running.borrow().is_some()

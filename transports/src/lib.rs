@@ -44,8 +44,8 @@ pub use error::{ConnectionError, Error, FailedAttempt};
 pub use middleware::Next;
 pub use new_connection::NewConnection;
 pub use peer::{
-    Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, RemotePeer,
-    Reply, Request, Slow, Subscription, Unclaimed,
+    Handling, Heard, Membership, Mode, Peer, PeerGroup, PeerSender, PeerStatistics, PeerTail, Receiving,
+    RemotePeer, Reply, Request, Sending, Slow, Subscription, Unclaimed,
 };
 pub use pool::{Pool, PoolError, PoolStatistics, Poolable, Pooled};
 pub use reconnect::{Connected, Reconnect, ReconnectState};

@@ -76,7 +76,10 @@ impl TestChannel {
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let make = |group: &Group| ChannelHandle::open(group, Side::Accepted, None, pipeline);
+        let make = |group: &Group| {
+            let handle = ChannelHandle::new(Side::Accepted, None);
+            (handle.channel(group, pipeline), handle)
+        };
         Self::with(simulation, config, make, |handle| handle.clone()).0
     }
 

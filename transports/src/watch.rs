@@ -1,7 +1,7 @@
 //! A channel as tasks on its worker see it: what is known about it, when it is closed, and the wish to close it.
 
 use bytes::Bytes;
-use perihelion_pipeline::{Error, Features, Pipeline, Runner, Traffic};
+use perihelion_pipeline::{Error, Features, Pipeline, Record, Runner, Traffic};
 use perihelion_runtime::now;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -21,20 +21,25 @@ use crate::{ConnectionError, NewConnection};
 
 /// Shared by a channel and its handles.
 pub(crate) struct Watch {
-    side: Side,
-    turn: Rc<Turn>,
+    busy: Busy,
     features: Features,
-    traffic: Traffic,
+    side: Side,
     since: Cell<Instant>,
     stage: RefCell<Stage>,
     /// Why it closes or is closed, unless in order.
     reason: OnceCell<String>,
     /// Those who wait for the end.
-    waiting: RefCell<Line>,
+    waiting: RefCell<Option<Box<Line>>>,
     wish: Cell<Option<Wish>>,
     /// For what reason the function that the connection belongs to has ended.
     failure: Cell<Option<Error>>,
     id: u64,
+}
+
+/// What each message touches, side by side in memory.
+struct Busy {
+    traffic: Traffic,
+    turn: Turn,
 }
 
 enum Stage {
@@ -78,24 +83,16 @@ pub struct Addresses {
 }
 
 impl Watch {
-    /// Of the channel that this runner is for.
-    pub(crate) fn new(
-        runner: &mut Runner,
-        turn: Rc<Turn>,
-        side: Side,
-        addresses: Option<Addresses>,
-        now: Instant,
-    ) -> Rc<Self> {
+    /// Of a channel that is about to be made, with what is known about it.
+    pub(crate) fn new(side: Side, addresses: Option<Addresses>, now: Instant) -> Rc<Self> {
         let features = Features::default();
         if let Some(addresses) = addresses {
             features.insert(addresses);
         }
-        runner.set_features(features.clone());
         Rc::new(Watch {
-            side,
-            turn,
+            busy: Busy { traffic: Traffic::new(now), turn: Turn::default() },
             features,
-            traffic: runner.traffic(now),
+            side,
             since: Cell::new(now),
             stage: RefCell::new(Stage::New),
             reason: OnceCell::new(),
@@ -138,8 +135,8 @@ impl Watch {
         reason.iter().for_each(|reason| self.closing(reason));
         let after = now.saturating_duration_since(self.since.get());
         self.stage.replace(Stage::Closed { after });
-        let waiting = self.waiting.borrow_mut().take();
-        waiting.for_each(Waker::wake);
+        let waiting = self.waiting.take();
+        waiting.into_iter().flat_map(|mut waiting| waiting.take()).for_each(Waker::wake);
     }
 
     /// Why it closes or is closed, unless in order.
@@ -153,8 +150,8 @@ impl Watch {
     }
 
     /// Of the channel's function.
-    pub(crate) fn turn(&self) -> &Rc<Turn> {
-        &self.turn
+    pub(crate) fn turn(&self) -> &Turn {
+        &self.busy.turn
     }
 
     pub(crate) fn take_wish(&self) -> Option<Wish> {
@@ -174,24 +171,34 @@ impl Watch {
     }
 }
 
+impl Record for Watch {
+    fn features(&self) -> &Features {
+        &self.features
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.busy.traffic
+    }
+}
+
 /// An open channel, for tasks on its worker. Clones are the same channel; when all are dropped, the channel stays.
 #[derive(Clone)]
 pub struct ChannelHandle(pub(crate) Rc<Watch>);
 
 impl ChannelHandle {
-    /// A channel with this pipeline.
-    pub(crate) fn open<P>(
-        group: &Group,
-        side: Side,
-        addresses: Option<Addresses>,
-        pipeline: P,
-    ) -> (NewChannel, Self)
+    /// Of a channel that is about to be made, with what is known about it.
+    pub(crate) fn new(side: Side, addresses: Option<Addresses>) -> Self {
+        ChannelHandle(Watch::new(side, addresses, now()))
+    }
+
+    /// Its channel, with this pipeline.
+    pub(crate) fn channel<P>(&self, group: &Group, pipeline: P) -> NewChannel
     where
         P: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
         let mut runner = Runner::new(pipeline, &group.channel.borrow());
-        let watch = Watch::new(&mut runner, Rc::default(), side, addresses, now());
-        (NewChannel { runner, watch: Some(Rc::clone(&watch)), function: None }, ChannelHandle(watch))
+        runner.keep(Rc::<Watch>::clone(&self.0));
+        NewChannel { runner, watch: Some(Rc::clone(&self.0)), function: None }
     }
 
     /// Closes the channel, behind what was written. The future gives what [`closed`](ChannelHandle::closed) does; the
@@ -270,7 +277,7 @@ impl ChannelHandle {
 
     /// How many bytes it has received and sent.
     pub fn traffic(&self) -> &Traffic {
-        &self.0.traffic
+        &self.0.busy.traffic
     }
 
     /// How long it has been open, or was until it was closed.
@@ -301,14 +308,16 @@ impl Future for Closed {
         if let Some(reason) = watch.end() {
             return Poll::Ready(reason);
         }
-        watch.waiting.borrow_mut().wait(number, task);
+        watch.waiting.borrow_mut().get_or_insert_default().wait(number, task);
         Poll::Pending
     }
 }
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.watch.waiting.borrow_mut().leave(&self.number);
+        if let Some(waiting) = &mut *self.watch.waiting.borrow_mut() {
+            waiting.leave(&self.number);
+        }
     }
 }
 

@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use super::Link;
 use crate::channel::StageId;
-use crate::demand::DemandCell;
 use crate::event::EventInbox;
-use crate::traffic::TrafficCells;
 use crate::{Error, Features, Promise, Target};
 
 /// How many timers the stages of a channel may have at once.
@@ -32,10 +30,8 @@ pub(super) struct Rare {
     promises: VecDeque<(u64, Promise)>,
     /// What tasks have given the stages.
     events: Option<Rc<EventInbox>>,
-    demand: Option<Rc<DemandCell>>,
+    /// Of a channel without a record.
     features: Option<Features>,
-    /// What is counted for those who watch.
-    traffic: Option<Rc<TrafficCells>>,
     bind: Option<SocketAddr>,
     connect: Option<Target>,
 }
@@ -45,25 +41,18 @@ impl Link {
         self.rare.get_or_insert_default()
     }
 
-    pub(crate) fn set_features(&mut self, features: Features) {
-        self.rare().features = Some(features);
-    }
-
     pub(crate) fn features(&mut self) -> &Features {
-        self.rare().features.get_or_insert_default()
+        match &self.record {
+            Some(record) => record.features(),
+            None => self.rare.get_or_insert_default().features.get_or_insert_default(),
+        }
     }
 
     pub(crate) fn known_features(&self) -> Option<&Features> {
-        self.rare.as_ref()?.features.as_ref()
-    }
-
-    pub(crate) fn traffic(&mut self, now: Instant) -> Rc<TrafficCells> {
-        let taken = self.taken();
-        Rc::clone(self.rare().traffic.get_or_insert_with(|| TrafficCells::new(taken, now)))
-    }
-
-    pub(super) fn counted(&self) -> Option<&TrafficCells> {
-        self.rare.as_ref()?.traffic.as_deref()
+        match &self.record {
+            Some(record) => Some(record.features()),
+            None => self.rare.as_ref()?.features.as_ref(),
+        }
     }
 
     #[cold]
@@ -179,25 +168,18 @@ impl Link {
         self.rare.as_ref()?.events.as_ref()?.pop()
     }
 
-    pub(crate) fn demand(&mut self, make: impl FnOnce() -> Rc<DemandCell>) -> Rc<DemandCell> {
-        Rc::clone(self.rare().demand.get_or_insert_with(make))
-    }
-
-    /// What tasks want read.
-    pub(crate) fn asked_demand(&self) -> Option<Rc<DemandCell>> {
-        self.rare.as_ref()?.demand.clone()
-    }
-
     /// The channel can be woken: what stages have asked for before wakes it from now on, and is looked at once.
     pub(crate) fn set_waker(&mut self, channel: &Waker) {
-        let Some(rare) = &self.rare else { return };
-        if let Some(events) = &rare.events {
+        let events = self.rare.as_ref().and_then(|rare| rare.events.as_ref());
+        if let Some(events) = events {
             events.set_waker(channel.clone());
         }
-        if let Some(demand) = &rare.demand {
+        if let Some(demand) = &self.tasks_demand {
             demand.set_waker(channel.clone());
         }
-        channel.wake_by_ref();
+        if events.is_some() || self.tasks_demand.is_some() {
+            channel.wake_by_ref();
+        }
     }
 
     pub(crate) fn set_bind(&mut self, local: SocketAddr) {
@@ -215,6 +197,8 @@ impl Link {
 
     /// The channel is closed: what still waits for it fails. Only the reason is kept.
     pub(crate) fn shut(&mut self) {
+        self.record = None;
+        self.tasks_demand = None;
         if let Some(failure) = self.rare.take().and_then(|mut rare| rare.failure.take()) {
             self.rare().failure = Some(failure);
         }

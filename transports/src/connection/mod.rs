@@ -6,9 +6,9 @@ mod stream;
 
 use bytes::Bytes;
 use perihelion_pipeline::{
-    Builder, Fold, FoldOnSwitch, Pipeline, Runner, Stack, Switch, SwitchKey, TailStage, transport,
+    Builder, Fold, FoldOnSwitch, Pipeline, Stack, Switch, SwitchKey, TailStage, transport,
 };
-use perihelion_runtime::{ChannelConfig, now};
+use perihelion_runtime::ChannelConfig;
 use std::any::Any;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -21,7 +21,6 @@ use stream::{Stream, Unreadable};
 use crate::channel::NewChannel;
 use crate::group::Group;
 use crate::peer::{Peer, PeerTail};
-use crate::watch::Watch;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 
 /// A connection, as an asynchronous function on its worker sees it: a stream of bytes, until a protocol is put on it.
@@ -112,16 +111,11 @@ impl Deref for Owner {
 impl Connection {
     /// A channel with nothing on it but a stream of bytes.
     pub(crate) fn new(group: &Group, side: Side, addresses: Option<Addresses>) -> (NewChannel, Connection) {
-        let turn = Rc::default();
-        let (key, stream) = (SwitchKey::new(), Stream::new(&turn, Limits::of(&group.config)));
+        let handle = ChannelHandle::new(side, addresses);
+        let (key, stream) = (SwitchKey::new(), Stream::new(&handle, Limits::of(&group.config)));
         let pipeline = transport().tail_on_switch(&key, stream.tail(), stream.writer());
-        let mut runner = Runner::new(pipeline, &group.channel.borrow());
-        let watch = Watch::new(&mut runner, turn, side, addresses, now());
-        let owner = Owner::new(ChannelHandle(Rc::clone(&watch)));
-        (
-            NewChannel { runner, watch: Some(watch), function: None },
-            Connection { owner, key, stream, kept: None },
-        )
+        let channel = handle.channel(group, pipeline);
+        (channel, Connection { owner: Owner::new(handle), key, stream, kept: None })
     }
 
     /// The bytes that this key leads to other stages.
@@ -131,7 +125,7 @@ impl Connection {
         limits: Limits,
         kept: Box<dyn Any>,
     ) -> Result<Self, ConnectionError> {
-        let (key, stream) = (SwitchKey::new(), Stream::new(owner.0.turn(), limits));
+        let (key, stream) = (SwitchKey::new(), Stream::new(&owner, limits));
         let pipeline = transport().tail_on_switch(&key, stream.tail(), stream.writer());
         below.request(pipeline).map_err(|_| ConnectionError::closed(&owner))?;
         Ok(Connection { owner, key, stream, kept: Some(kept) })
@@ -210,7 +204,7 @@ impl Connection {
         S: Stack<Up = Bytes, Down = Bytes> + Fold<Switch<Bytes, Bytes>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let (key, stream) = (SwitchKey::new(), Stream::new(self.owner.0.turn(), self.stream.limits()));
+        let (key, stream) = (SwitchKey::new(), Stream::new(&self.owner, self.stream.limits()));
         let above = transport().tail_with_writer(stream.tail(), stream.writer());
         self.key.request(stages.switch(&key, above)).map_err(|_| self.closed_error())?;
         let connection = Connection { owner: self.owner, key, stream, kept: self.kept };

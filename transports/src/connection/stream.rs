@@ -9,20 +9,21 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Limits;
-use crate::function::{Receiver, Turn};
+use crate::ChannelHandle;
+use crate::function::Receiver;
 
 /// The bytes of a connection. Clones are the same stream.
 #[derive(Clone)]
 pub(crate) struct Stream {
     inbound: Rc<RefCell<Inbound>>,
     writer: Writer<Bytes>,
-    turn: Rc<Turn>,
+    channel: ChannelHandle,
     limits: Limits,
 }
 
 /// What has been received and not read.
 struct Inbound {
-    turn: Rc<Turn>,
+    channel: ChannelHandle,
     chunks: VecDeque<Bytes>,
     bytes: usize,
     state: State,
@@ -58,9 +59,9 @@ pub(crate) struct StreamTail {
 }
 
 impl Stream {
-    pub(crate) fn new(turn: &Rc<Turn>, limits: Limits) -> Self {
-        let inbound = Rc::new(RefCell::new(Inbound::new(Rc::clone(turn))));
-        Stream { inbound, writer: Writer::new(limits.unsent_frames), turn: Rc::clone(turn), limits }
+    pub(crate) fn new(channel: &ChannelHandle, limits: Limits) -> Self {
+        let inbound = Rc::new(RefCell::new(Inbound::new(channel.clone())));
+        Stream { inbound, writer: Writer::new(limits.unsent_frames), channel: channel.clone(), limits }
     }
 
     pub(crate) fn tail(&self) -> StreamTail {
@@ -101,7 +102,7 @@ impl Stream {
     }
 
     fn flush(&self) {
-        if self.turn.is_running() {
+        if self.channel.0.turn().is_running() {
             self.writer.flush_in_turn();
         } else {
             self.writer.flush_queued();
@@ -178,9 +179,9 @@ impl Drop for Reading<'_> {
 }
 
 impl Inbound {
-    fn new(turn: Rc<Turn>) -> Self {
+    fn new(channel: ChannelHandle) -> Self {
         let (chunks, bytes, state, demand) = (VecDeque::new(), 0, State::Preparing, None);
-        Inbound { turn, chunks, bytes, state, demand, paused: false, reader: None, reading: false }
+        Inbound { channel, chunks, bytes, state, demand, paused: false, reader: None, reading: false }
     }
 
     fn take(&mut self, limit: usize) -> Option<Bytes> {
@@ -191,7 +192,7 @@ impl Inbound {
     }
 
     fn wait<T>(&mut self, task: &mut std::task::Context<'_>) -> Poll<Result<T, Unreadable>> {
-        self.reader = Some(Receiver::of(task, &self.turn));
+        self.reader = Some(Receiver::of(task, self.channel.0.turn()));
         Poll::Pending
     }
 
@@ -204,7 +205,7 @@ impl Inbound {
 
     fn wake(&mut self) {
         if let Some(reader) = self.reader.take() {
-            reader.wake(&self.turn);
+            reader.wake(self.channel.0.turn());
         }
     }
 }

@@ -1,23 +1,25 @@
 //! What a peer has received, and who gets it.
 
-use perihelion_pipeline::DemandHandle;
-use slab::Slab;
-use std::cell::{Cell, RefCell};
+use perihelion_pipeline::{DemandHandle, Queue};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::observers::{Observers, Offer, OnReceived, Subscriber};
 use super::requests::{Claim, Requests};
 use super::{Handling, Mode};
-use crate::function::{Receiver, Turn};
+use crate::ChannelHandle;
+use crate::function::Receiver;
 use crate::line::{Line, Number};
 
-/// What a peer has received, and who gets it.
+/// What a peer has received, and who gets it. What each frame touches stands first; what few peers need, behind pointers.
 pub(super) struct Inbox<In: 'static> {
     inner: RefCell<Inner<In>>,
-    pub(super) requests: Requests<In>,
     frames: Cell<u64>,
+    limit: usize,
+    requests: OnceCell<Box<Requests<In>>>,
+    requests_max: usize,
     dropped: Cell<u64>,
     /// The ends of pipelines that feed it: one, or during a switch two.
     tails: Cell<usize>,
@@ -25,28 +27,26 @@ pub(super) struct Inbox<In: 'static> {
     generation: Cell<u32>,
     /// Of the newest whose stages are ready.
     ready: Cell<u32>,
-    limit: usize,
 }
 
 struct Inner<In> {
-    /// Of the channel's function, which may be the one that receives.
-    turn: Rc<Turn>,
-    queue: VecDeque<In>,
-    mode: Mode,
-    state: State,
+    queue: Queue<In>,
+    /// Its function may be the one that receives.
+    channel: ChannelHandle,
+    receiver: Option<Receiver>,
+    observers: Option<Box<Observers<In>>>,
     /// Pauses the channel, once it is open. See [`Inner::demand`].
     demand: Option<DemandHandle>,
+    /// Those who wait for a change of `state` or `ready`.
+    watching: Option<Box<Line>>,
+    mode: Mode,
+    state: State,
     /// Reading has stopped, for a queue is full.
     full: bool,
     /// In passive mode: a frame has been asked for and has not come.
     asked: bool,
     /// A task waits in `recv`.
     receiving: bool,
-    receiver: Option<Receiver>,
-    /// Those who wait for a change of `state` or `ready`.
-    watching: Line,
-    on_received: Option<OnReceived<In>>,
-    subscribers: Slab<Subscriber<In>>,
 }
 
 /// The end of frames.
@@ -60,43 +60,31 @@ pub(super) enum State {
     Closed,
 }
 
-pub(super) type OnReceived<In> = Box<dyn FnMut(&In) -> Handling>;
-
-struct Subscriber<In> {
-    /// A copy of the frame, if it is wanted.
-    offer: Offer<In>,
-    queue: VecDeque<In>,
-    waker: Option<Waker>,
-}
-
-/// Tells a subscriber's wishes, and copies what it wants. Taken out while it is called.
-pub(super) type Offer<In> = Option<Box<dyn FnMut(&In) -> Option<In>>>;
-
 /// For the pipeline's end.
 impl<In: 'static> Inbox<In> {
-    pub(super) fn new(turn: &Rc<Turn>, limit: usize, requests_max: usize) -> Self {
+    pub(super) fn new(channel: &ChannelHandle, limit: usize, requests_max: usize) -> Self {
         Inbox {
             inner: RefCell::new(Inner {
-                turn: Rc::clone(turn),
-                queue: VecDeque::new(),
+                queue: Queue::default(),
+                channel: channel.clone(),
+                receiver: None,
+                observers: None,
+                demand: None,
+                watching: None,
                 mode: Mode::Active,
                 state: State::Preparing,
-                demand: None,
                 full: false,
                 asked: false,
                 receiving: false,
-                receiver: None,
-                watching: Line::default(),
-                on_received: None,
-                subscribers: Slab::new(),
             }),
-            requests: Requests::new(requests_max),
             frames: Cell::new(0),
+            limit,
+            requests: OnceCell::new(),
+            requests_max,
             dropped: Cell::new(0),
             tails: Cell::new(0),
             generation: Cell::new(0),
             ready: Cell::new(0),
-            limit,
         }
     }
 
@@ -147,10 +135,11 @@ impl<In: 'static> Inbox<In> {
             inner.asked = false;
             inner.mode
         };
-        let claim = match mode {
-            Mode::Active => self.requests.claim(frame),
-            Mode::Passive => {
-                self.requests.pass_by();
+        let claim = match (self.requests.get(), mode) {
+            (None, _) => Claim::PassOn(frame),
+            (Some(requests), Mode::Active) => requests.claim(frame),
+            (Some(requests), Mode::Passive) => {
+                requests.pass_by();
                 Claim::PassOn(frame)
             }
         };
@@ -173,32 +162,33 @@ impl<In: 'static> Inbox<In> {
     /// Shows a frame to the event and the subscribers.
     #[cold]
     fn show(&self, frame: In) {
-        let on_received = self.inner.borrow_mut().on_received.take();
+        let on_received = self.inner.borrow_mut().observers().on_received.take();
         if let Some(mut on_received) = on_received {
             let handling = on_received(&frame);
             // It may have set another, which then takes its place.
-            let other = self.inner.borrow_mut().on_received.take();
-            drop(self.replace_on_received(Some(other.unwrap_or(on_received))));
+            let other = self.inner.borrow_mut().observers().on_received.take();
+            drop(self.replace_on_received(other.unwrap_or(on_received)));
             if handling == Handling::Handled {
                 return;
             }
         }
-        let keys: Vec<usize> = self.inner.borrow().subscribers.iter().map(|(key, _)| key).collect();
+        let keys = self.inner.borrow_mut().observers().keys();
         let mut is_wanted = false;
         for key in keys {
-            let take = |inner: &mut Inner<In>| inner.subscribers.get_mut(key)?.offer.take();
-            let Some(mut offer) = take(&mut self.inner.borrow_mut()) else { continue };
+            let offer = self.inner.borrow_mut().observers().take_offer(key);
+            let Some(mut offer) = offer else { continue };
             let wanted = offer(&frame);
             let inner = &mut *self.inner.borrow_mut();
             // It may have dropped its subscription, and made another.
-            if let Some(subscriber) = inner.subscribers.get_mut(key)
+            if let Some(subscriber) = inner.observers().subscribers.get_mut(key)
                 && subscriber.offer.is_none()
             {
                 subscriber.offer = Some(offer);
                 is_wanted |= wanted.is_some();
                 subscriber.queue.extend(wanted);
-                inner.full |= subscriber.queue.len() >= self.limit;
+                let queued = subscriber.queue.len();
                 subscriber.waker.take().into_iter().for_each(Waker::wake);
+                inner.full |= queued >= self.limit;
             }
         }
         if !is_wanted {
@@ -208,33 +198,34 @@ impl<In: 'static> Inbox<In> {
 
     /// The state goes one way: an end in order stays one when the channel is closed.
     fn advance(&self, state: State) {
-        if state >= State::Ended {
-            self.requests.fail();
+        if state >= State::Ended
+            && let Some(requests) = self.requests.get()
+        {
+            requests.fail();
         }
         let mut inner = self.inner.borrow_mut();
         if state > inner.state && inner.state != State::Ended {
             inner.state = state;
             inner.wake_receiver();
-            inner.wake_subscribers();
+            inner.observers.iter_mut().for_each(|observers| observers.wake());
         }
         let watching = inner.watching.take();
         // What is called for frames may hold what holds this.
         let unused = (state == State::Closed).then(|| {
             inner.demand = None;
-            let offers: Vec<_> = inner.subscribers.iter_mut().map(|(_, other)| other.offer.take()).collect();
-            (inner.on_received.take(), offers)
+            inner.observers.as_mut().map(|observers| observers.take_calls())
         });
         drop(inner);
         drop(unused);
-        watching.for_each(Waker::wake);
+        watching.into_iter().flat_map(|mut watching| watching.take()).for_each(Waker::wake);
     }
 
-    /// Whether no pipeline feeds it any more.
     /// Of the newest stages.
     pub(super) fn generation(&self) -> u32 {
         self.generation.get()
     }
 
+    /// Whether no pipeline feeds it any more.
     pub(super) fn is_closed(&self) -> bool {
         self.tails.get() == 0
     }
@@ -263,7 +254,7 @@ impl<In: 'static> Inbox<In> {
         if inner.mode == Mode::Passive && !std::mem::replace(&mut inner.asked, true) {
             inner.demand().for_each(DemandHandle::resume); // until a frame has come
         }
-        inner.receiver = Some(Receiver::of(task, &inner.turn));
+        inner.receiver = Some(Receiver::of(task, inner.channel.0.turn()));
         Poll::Pending
     }
 
@@ -296,7 +287,9 @@ impl<In: 'static> Inbox<In> {
         struct Watching<'a, In: 'static>(&'a Inbox<In>, Number);
         impl<In> Drop for Watching<'_, In> {
             fn drop(&mut self) {
-                self.0.inner.borrow_mut().watching.leave(&self.1);
+                if let Some(watching) = &mut self.0.inner.borrow_mut().watching {
+                    watching.leave(&self.1);
+                }
             }
         }
         let mut watching = Watching(self, Number::default());
@@ -304,7 +297,7 @@ impl<In: 'static> Inbox<In> {
             if has_come(self) {
                 return Poll::Ready(());
             }
-            self.inner.borrow_mut().watching.wait(&mut watching.1, task);
+            self.inner.borrow_mut().watching.get_or_insert_default().wait(&mut watching.1, task);
             Poll::Pending
         })
         .await;
@@ -336,15 +329,29 @@ impl<In: 'static> Inbox<In> {
     }
 
     pub(super) fn set_on_received(&self, on_received: OnReceived<In>) {
-        drop(self.replace_on_received(Some(on_received))); // it may hold what holds this
+        drop(self.replace_on_received(on_received)); // it may hold what holds this
     }
 
     /// Gives what will not be called.
-    fn replace_on_received(&self, on_received: Option<OnReceived<In>>) -> Option<OnReceived<In>> {
+    fn replace_on_received(&self, on_received: OnReceived<In>) -> Option<OnReceived<In>> {
         if self.is_closed() {
-            return on_received;
+            return Some(on_received);
         }
-        std::mem::replace(&mut self.inner.borrow_mut().on_received, on_received)
+        self.inner.borrow_mut().observers().on_received.replace(on_received)
+    }
+
+    pub(super) fn requests(&self) -> &Requests<In> {
+        self.requests.get_or_init(|| {
+            let requests = Requests::new(self.requests_max);
+            if self.inner.borrow().state >= State::Ended {
+                requests.fail();
+            }
+            Box::new(requests)
+        })
+    }
+
+    pub(super) fn requests_in_flight(&self) -> usize {
+        self.requests.get().map_or(0, |requests| requests.in_flight())
     }
 
     pub(super) fn frames(&self) -> u64 {
@@ -372,18 +379,18 @@ impl<In: 'static> Inbox<In> {
         In: Clone + 'static,
     {
         let queued =
-            if with_queued { std::mem::take(&mut self.inner.borrow_mut().queue) } else { VecDeque::new() };
+            if with_queued { std::mem::take(&mut self.inner.borrow_mut().queue) } else { Queue::default() };
         let mut queue = VecDeque::new();
-        let mut rest = VecDeque::new();
+        let mut rest = Queue::default();
         for frame in queued {
             if wants(&frame) { queue.push_back(frame) } else { rest.push_back(frame) }
         }
-        let mut offer: Offer<In> = None; // of a peer that is closed, and shows no more
+        let mut offer: Option<Offer<In>> = None;
         if !self.is_closed() {
             offer = Some(Box::new(move |frame| wants(frame).then(|| frame.clone())));
         }
         let inner = &mut *self.inner.borrow_mut();
-        let key = inner.subscribers.insert(Subscriber { offer, queue, waker: None });
+        let key = inner.observers().subscribers.insert(Subscriber { offer, queue, waker: None });
         if with_queued {
             let left = rest.len();
             inner.queue = rest;
@@ -394,7 +401,7 @@ impl<In: 'static> Inbox<In> {
 
     pub(super) fn unsubscribe(&self, key: usize) {
         let mut inner = self.inner.borrow_mut();
-        let subscriber = inner.subscribers.try_remove(key);
+        let subscriber = inner.observers().subscribers.try_remove(key);
         inner.make_room(0, self.limit);
         drop(inner);
         drop(subscriber); // user code
@@ -402,13 +409,14 @@ impl<In: 'static> Inbox<In> {
 
     pub(super) fn poll_subscription(&self, key: usize, task: &mut Context<'_>) -> Poll<Option<In>> {
         let inner = &mut *self.inner.borrow_mut();
-        let subscriber = &mut inner.subscribers[key];
+        let state = inner.state;
+        let subscriber = &mut inner.observers().subscribers[key];
         if let Some(frame) = subscriber.queue.pop_front() {
             let left = subscriber.queue.len();
             inner.make_room(left, self.limit);
             return Poll::Ready(Some(frame));
         }
-        if let State::Ended | State::Closed = inner.state {
+        if let State::Ended | State::Closed = state {
             return Poll::Ready(None);
         }
         subscriber.waker = Some(task.waker().clone());
@@ -424,14 +432,12 @@ impl<In> Inner<In> {
 
     fn wake_receiver(&mut self) {
         if let Some(receiver) = self.receiver.take() {
-            receiver.wake(&self.turn);
+            receiver.wake(self.channel.0.turn());
         }
     }
 
-    fn wake_subscribers(&mut self) {
-        for (_, subscriber) in &mut self.subscribers {
-            subscriber.waker.take().into_iter().for_each(Waker::wake);
-        }
+    fn observers(&mut self) -> &mut Observers<In> {
+        self.observers.get_or_insert_default()
     }
 
     /// Whether a frame is to be read.
@@ -455,7 +461,7 @@ impl<In> Inner<In> {
     }
 
     fn is_observed(&self) -> bool {
-        self.on_received.is_some() || !self.subscribers.is_empty()
+        self.observers.as_ref().is_some_and(|observers| !observers.is_empty())
     }
 
     fn push(&mut self, frame: In, limit: usize) {
@@ -466,11 +472,10 @@ impl<In> Inner<In> {
 
     /// A queue holds so many frames now. Reads on when it is half empty, and none is full.
     fn make_room(&mut self, left: usize, limit: usize) {
-        let is_full = |queue: &VecDeque<In>| queue.len() >= limit;
         if self.full
             && left <= limit / 2
-            && !is_full(&self.queue)
-            && !self.subscribers.iter().any(|(_, subscriber)| is_full(&subscriber.queue))
+            && self.queue.len() < limit
+            && !self.observers.as_ref().is_some_and(|observers| observers.is_full(limit))
         {
             self.full = false;
             self.read_on();

@@ -2,6 +2,8 @@
 
 mod group;
 mod inbox;
+mod observers;
+mod receiving;
 mod remote;
 mod requesting;
 mod requests;
@@ -11,29 +13,26 @@ mod subscription;
 mod tail;
 
 use bytes::Bytes;
-use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Runner, Stack, SwitchKey, TailStage, Writer};
+use perihelion_pipeline::{Builder, FoldOnSwitch, Pipeline, Stack, SwitchKey, TailStage, Writer};
 use perihelion_runtime::now;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::ops::Deref;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 pub use group::{Heard, Membership, PeerGroup, Slow};
+pub use receiving::Receiving;
 pub use remote::RemotePeer;
 pub use requests::{Reply, Request, Unclaimed};
-pub use sender::PeerSender;
+pub use sender::{PeerSender, Sending};
 pub use statistics::PeerStatistics;
 pub use subscription::Subscription;
 pub use tail::PeerTail;
 
 use crate::channel::NewChannel;
 use crate::connection::{Connection, Limits, Owner};
-use crate::function::Turn;
 use crate::group::Group;
-use crate::watch::Watch;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 use inbox::{Inbox, State};
 
@@ -109,8 +108,8 @@ struct Parts<In: 'static, Out: 'static> {
 }
 
 impl<In, Out> Parts<In, Out> {
-    fn new(turn: &Rc<Turn>, limits: Limits) -> Self {
-        let inbox = Rc::new(Inbox::new(turn, limits.unread_frames, limits.requests));
+    fn new(channel: &ChannelHandle, limits: Limits) -> Self {
+        let inbox = Rc::new(Inbox::new(channel, limits.unread_frames, limits.requests));
         Parts { key: SwitchKey::new(), writer: Writer::new(limits.unsent_frames), inbox, limits }
     }
 
@@ -148,12 +147,10 @@ impl<In, Out> Peer<In, Out> {
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let turn = Rc::default();
-        let parts = Parts::new(&turn, Limits::of(&group.config));
-        let mut runner = Runner::new(parts.pipeline(stages), &group.channel.borrow());
-        let watch = Watch::new(&mut runner, turn, side, addresses, now());
-        let peer = parts.on(Owner::new(ChannelHandle(Rc::clone(&watch))));
-        (NewChannel { runner, watch: Some(watch), function: None }, peer)
+        let handle = ChannelHandle::new(side, addresses);
+        let parts = Parts::new(&handle, Limits::of(&group.config));
+        let channel = handle.channel(group, parts.pipeline(stages));
+        (channel, parts.on(Owner::new(handle)))
     }
 
     /// On a connection whose bytes, from now on, this key leads to other stages.
@@ -167,7 +164,7 @@ impl<In, Out> Peer<In, Out> {
         S: Stack<Up = In, Down = Out> + FoldOnSwitch<TailStage<PeerTail<In, Out>>>,
         S::Pipeline: Pipeline<In = Bytes, Out = Bytes> + 'static,
     {
-        let parts = Parts::new(owner.0.turn(), limits);
+        let parts = Parts::new(&owner, limits);
         let _ = below.request(parts.pipeline(stages)); // closed already, as the handle says
         parts.on(owner)
     }
@@ -182,20 +179,8 @@ impl<In, Out> Peer<In, Out> {
     /// # Errors
     /// [`ConnectionError::Closed`], unless the other side has ended in order before; and
     /// [`ConnectionError::ReceivePending`], when another task waits already.
-    pub async fn recv(&self) -> Result<Option<In>, ConnectionError> {
-        let inbox = &self.0.inbox;
-        self.check_attached()?;
-        if !inbox.begin_receiving() {
-            return Err(ConnectionError::ReceivePending);
-        }
-        struct Receiving<'a, In: 'static>(&'a Inbox<In>);
-        impl<In> Drop for Receiving<'_, In> {
-            fn drop(&mut self) {
-                self.0.end_receiving();
-            }
-        }
-        let _receiving = Receiving(inbox);
-        poll_fn(|task| self.poll_recv(task)).await
+    pub fn recv(&self) -> Receiving<'_, In, Out> {
+        Receiving::new(self)
     }
 
     fn check_attached(&self) -> Result<(), ConnectionError> {
@@ -349,7 +334,7 @@ impl<In, Out> Peer<In, Out> {
             unread_frames: inbox.queued(),
             unsent_frames: sender.queued(),
             dropped: inbox.dropped() + sender.skipped(),
-            requests: inbox.requests.in_flight(),
+            requests: inbox.requests_in_flight(),
             alive: owner.alive(),
             idle: now().saturating_duration_since(owner.traffic().last_activity()),
         }
@@ -405,18 +390,5 @@ impl<In, Out> Deref for Peer<In, Out> {
     type Target = PeerSender<Out>;
     fn deref(&self) -> &PeerSender<Out> {
         &self.0.sender
-    }
-}
-
-/// What [`Peer::recv`] gives. The stream ends with the frames. For one task: of two that wait by it, the last is woken.
-impl<In, Out> futures_core::Stream for Peer<In, Out> {
-    type Item = Result<In, ConnectionError>;
-
-    fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.check_attached()?;
-        if self.0.inbox.is_receiving() {
-            return Poll::Ready(Some(Err(ConnectionError::ReceivePending)));
-        }
-        self.poll_recv(task).map(Result::transpose)
     }
 }

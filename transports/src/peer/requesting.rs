@@ -30,7 +30,7 @@ impl<In, Out> Peer<In, Out> {
         Out: Request<Id = In::Id>,
     {
         self.in_time(async {
-            let (id, requests) = (frame.request_id(), &self.0.inbox.requests);
+            let (id, requests) = (frame.request_id(), self.0.inbox.requests());
             let duplicate = |_| ConnectionError::DuplicateRequest;
             if requests.is_waiting(&id).map_err(duplicate)? {
                 return Err(ConnectionError::DuplicateRequest);
@@ -56,7 +56,7 @@ impl<In, Out> Peer<In, Out> {
     pub async fn request_in_order(&self, frame: Out) -> Result<In, ConnectionError> {
         self.in_time(async {
             let queued = self.queue_for_request().await?;
-            let ticket = self.0.inbox.requests.wait_in_turn();
+            let ticket = self.0.inbox.requests().wait_in_turn();
             let ticket = ticket.map_err(|_| ConnectionError::DuplicateRequest)?;
             drop(queued);
             self.write_request(frame)?;
@@ -78,18 +78,18 @@ impl<In, Out> Peer<In, Out> {
 
     /// Waits until one more request may wait, and there is room for it in the queue.
     async fn queue_for_request(&self) -> Result<Queued<'_, In>, ConnectionError> {
-        let mut queued = self.0.inbox.requests.queue();
+        let mut queued = self.0.inbox.requests().queue();
         let mut room = self.0.sender.writer().room();
         let ready = poll_fn(|task| {
             ready!(queued.poll(task));
             Pin::new(&mut room).poll(task)
         });
         ready.await.map_err(|_| self.closed_error())?;
-        if self.0.inbox.requests.has_failed() { Err(self.closed_error()) } else { Ok(queued) }
+        if self.0.inbox.requests().has_failed() { Err(self.closed_error()) } else { Ok(queued) }
     }
 
     fn lost_reply(&self) -> ConnectionError {
-        if self.0.inbox.requests.has_failed() { self.closed_error() } else { REQUEST_WHILE_PASSIVE }
+        if self.0.inbox.requests().has_failed() { self.closed_error() } else { REQUEST_WHILE_PASSIVE }
     }
 
     fn write_request(&self, frame: Out) -> Result<(), ConnectionError> {

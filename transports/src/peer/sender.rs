@@ -1,12 +1,12 @@
 //! The sending half of a peer.
 
 use futures_sink::Sink;
-use perihelion_pipeline::{Writer, Written};
+use perihelion_pipeline::{Room, Writer, Written};
 use std::cell::Cell;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::{ChannelHandle, ConnectionError};
 
@@ -29,9 +29,8 @@ impl<Out> PeerSender<Out> {
     ///
     /// # Errors
     /// [`ConnectionError::Closed`]: the frame will not be sent.
-    pub async fn send(&self, frame: Out) -> Result<(), ConnectionError> {
-        let open = self.writer.room().await.is_ok();
-        if open && self.try_send(frame) { Ok(()) } else { Err(self.closed_error()) }
+    pub fn send(&self, frame: Out) -> Sending<'_, Out> {
+        Sending { sender: self, room: self.writer.room(), frame: Some(frame) }
     }
 
     /// Queues a frame. It is sent with the next that is [sent](PeerSender::send), by the next flush, or before the
@@ -104,6 +103,28 @@ impl<Out> PeerSender<Out> {
 
     fn refused(&self) -> ConnectionError {
         if self.writer.is_open() { ConnectionError::QueueFull } else { self.closed_error() }
+    }
+}
+
+/// Sends a frame. Made by [`PeerSender::send`]. (An `async fn` would hold the frame twice.)
+#[must_use = "futures do nothing unless they are awaited"]
+pub struct Sending<'a, Out> {
+    sender: &'a PeerSender<Out>,
+    room: Room<'a, Out>,
+    frame: Option<Out>,
+}
+
+impl<Out> Unpin for Sending<'_, Out> {}
+
+impl<Out> Future for Sending<'_, Out> {
+    type Output = Result<(), ConnectionError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+        let Sending { sender, room, frame } = &mut *self;
+        let open = ready!(Pin::new(room).poll(task)).is_ok();
+        let frame = frame.take().expect("a future that is done is not polled");
+        Poll::Ready(if open && sender.try_send(frame) { Ok(()) } else { Err(sender.closed_error()) })
     }
 }
 

@@ -1,0 +1,85 @@
+//! A queue that mostly holds nothing or one thing.
+
+use std::collections::VecDeque;
+
+/// A queue that mostly holds nothing or one thing, which then stands beside its owner's other state, rather than in memory
+/// of its own.
+pub struct Queue<T> {
+    /// `None` only if the queue is empty.
+    first: Option<T>,
+    rest: VecDeque<T>,
+}
+
+impl<T> Queue<T> {
+    /// Adds to the end.
+    #[inline]
+    pub fn push_back(&mut self, item: T) {
+        match &mut self.first {
+            None => self.first = Some(item),
+            Some(_) => self.rest.push_back(item),
+        }
+    }
+
+    /// Takes what is oldest.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<T> {
+        let item = self.first.take();
+        if !self.rest.is_empty() {
+            self.first = self.rest.pop_front();
+        }
+        item
+    }
+
+    /// How many there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Queue { first: None, rest: VecDeque::new() }
+    }
+}
+
+impl<T> IntoIterator for Queue<T> {
+    type Item = T;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<T>, std::collections::vec_deque::IntoIter<T>>;
+
+    /// All, the oldest first.
+    fn into_iter(self) -> Self::IntoIter {
+        self.first.into_iter().chain(self.rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue(pushes: Vec<bool>) {
+            let (mut queue, mut model) = (Queue::default(), VecDeque::new());
+            for (number, push) in pushes.into_iter().enumerate() {
+                if push {
+                    queue.push_back(number);
+                    model.push_back(number);
+                } else {
+                    prop_assert_eq!(queue.pop_front(), model.pop_front());
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+            }
+            prop_assert!(queue.into_iter().eq(model));
+        }
+    }
+}
