@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 pub struct Queue<T> {
     /// `None` only if the queue is empty.
     first: Option<T>,
-    rest: VecDeque<T>,
+    /// Boxed, since a queue that never holds two is the smaller for it.
+    rest: Option<Box<VecDeque<T>>>,
 }
 
 impl<T> Queue<T> {
@@ -16,7 +17,7 @@ impl<T> Queue<T> {
     pub fn push_back(&mut self, item: T) {
         match &mut self.first {
             None => self.first = Some(item),
-            Some(_) => self.rest.push_back(item),
+            Some(_) => self.rest.get_or_insert_default().push_back(item),
         }
     }
 
@@ -24,8 +25,8 @@ impl<T> Queue<T> {
     #[inline]
     pub fn pop_front(&mut self) -> Option<T> {
         let item = self.first.take();
-        if !self.rest.is_empty() {
-            self.first = self.rest.pop_front();
+        if let Some(rest) = &mut self.rest {
+            self.first = rest.pop_front();
         }
         item
     }
@@ -33,7 +34,7 @@ impl<T> Queue<T> {
     /// How many there are.
     #[inline]
     pub fn len(&self) -> usize {
-        usize::from(self.first.is_some()) + self.rest.len()
+        usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 
     /// Whether there are none.
@@ -45,7 +46,7 @@ impl<T> Queue<T> {
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Queue { first: None, rest: VecDeque::new() }
+        Queue { first: None, rest: None }
     }
 }
 
@@ -55,7 +56,7 @@ impl<T> IntoIterator for Queue<T> {
 
     /// All, the oldest first.
     fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.rest)
+        self.first.into_iter().chain(*self.rest.unwrap_or_default())
     }
 }
 

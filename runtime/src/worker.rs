@@ -13,7 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::local::Local;
 use crate::mailbox::{Inbox, Mailbox, Woken};
 use crate::timer::Target;
-use crate::{EndpointId, Error, Io};
+use crate::{EndpointId, Error, Io, prefetch};
 
 /// An event loop with everything that stands on it. Made and run on the worker's own thread.
 ///
@@ -169,6 +169,9 @@ impl Worker {
         let mut at = 0;
         while at < self.io.finishing.len() {
             let id = self.io.finishing[at];
+            if let Some(next) = self.io.finishing.get(at + 1) {
+                self.endpoints.get(next.slot()).into_iter().flatten().for_each(|next| prefetch(&**next));
+            }
             self.call(id, |endpoint, io| endpoint.finish_turn(io));
             at += 1;
         }
@@ -238,6 +241,7 @@ impl Worker {
             return;
         }
         let Some(mut endpoint) = self.endpoints.get_mut(id.slot()).and_then(Option::take) else { return };
+        prefetch(&*endpoint);
         let io = &mut self.io;
         let panicked = catch_unwind(AssertUnwindSafe(|| call(&mut *endpoint, io))).is_err();
         if panicked {

@@ -1,7 +1,9 @@
 //! The channel: a connection and its pipeline on an event loop, from the first byte to the last.
 
 use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
-use perihelion_runtime::{Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer};
+use perihelion_runtime::{
+    Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer, prefetch,
+};
 use std::any::Any;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -192,6 +194,15 @@ impl Channel {
         }
     }
 
+    /// What it gets will be for its function.
+    #[inline]
+    fn prefetch_function(&self) {
+        if let (Some(function), Some(watch)) = (&self.function, &self.watch) {
+            function.prefetch();
+            prefetch(&**watch);
+        }
+    }
+
     /// The function that the connection belongs to may have failed.
     #[cold]
     fn take_failure(&mut self, io: &Io) {
@@ -360,6 +371,7 @@ impl Endpoint for Channel {
             Completion::Received(bytes) => {
                 // A channel that closes throws away what still comes.
                 if self.state == State::Open {
+                    self.prefetch_function();
                     let unpacked = self.run(io, |runner, ch| {
                         runner.received(ch, bytes);
                         ch.take_unpacked()

@@ -4,7 +4,7 @@
 //! a tenth of the cost of an echo. Here the channel calls the function itself when a frame has come for it, and takes
 //! what it sends when it has returned.
 
-use perihelion_runtime::spawn_local;
+use perihelion_runtime::{prefetch, spawn_local};
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::task::{Context, Waker};
@@ -31,6 +31,11 @@ pub(crate) enum Receiver {
 impl Function {
     pub(crate) fn new(future: impl Future<Output = ()> + 'static) -> Self {
         Function(Box::pin(future))
+    }
+
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&*self.0);
     }
 
     /// Calls it. True when it is done.
