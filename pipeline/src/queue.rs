@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 pub struct Queue<T> {
     /// `None` only if the queue is empty.
     first: Option<T>,
-    /// Boxed, since a queue that never holds two is the smaller for it.
+    #[expect(clippy::box_collection, reason = "a queue that never holds two is the smaller for it")]
     rest: Option<Box<VecDeque<T>>>,
 }
 
