@@ -53,7 +53,8 @@ impl<H: Handler> Stage<H> {
 impl<H: Handler, O: Outbound<H::Out>> Outbound<H::Write> for Through<'_, H, O> {
     #[inline]
     fn write(&mut self, ch: &mut Channel, msg: H::Write) -> Result<()> {
-        match self.stage.with(ch, self.out, |handler, cx| handler.write(cx, msg)) {
+        // (Not by a closure: a message that one captures is copied once more.)
+        match self.stage.handler.write(&mut Context::new(self.out, ch, self.stage.id), msg) {
             Ok(()) => Ok(()),
             Err(error) => self.stage.handle(ch, self.out, error),
         }
@@ -177,7 +178,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
     #[inline]
     fn read<O: Outbound<H::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: H::In) -> Step {
         debug_assert!(self.held.is_nothing());
-        match self.stage.with(ch, out, |handler, cx| handler.read(cx, msg)) {
+        match self.stage.handler.read(&mut Context::new(out, ch, self.stage.id), msg) {
             Ok(Flow::Next(up)) => self.pass(ch, out, up),
             flow => self.follow(ch, out, flow, true),
         }

@@ -15,9 +15,14 @@ pub struct Service<In, Out> {
     busy: bool,
 }
 
+/// What stage and function hand each other.
+///
+/// A `Cell` hides what values a message can't have, so that "none" is a flag beside the message, and not a null pointer
+/// in it. A message whose first word is looked at by itself is copied in unequal parts; when it is copied again, loads
+/// wait for stores that they span. Measured at 2 to 4 ns a message.
 struct Exchange<In, Out> {
-    request: Cell<Option<In>>,
-    reply: Cell<Option<Result<Out>>>,
+    request: Cell<Option<Cell<In>>>,
+    reply: Cell<Option<Result<Cell<Out>>>>,
 }
 
 /// The next request. It needs no waker: only the stage gives requests, and it polls the driver when it did.
@@ -26,7 +31,7 @@ struct Request<'a, In, Out>(&'a Exchange<In, Out>);
 impl<In, Out> Future for Request<'_, In, Out> {
     type Output = In;
     fn poll(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<In> {
-        self.0.request.take().map_or(Poll::Pending, Poll::Ready)
+        self.0.request.take().map_or(Poll::Pending, |request| Poll::Ready(request.into_inner()))
     }
 }
 
@@ -37,9 +42,8 @@ impl<In: 'static, Out: 'static> Service<In, Out> {
         // The future owns the function, so that a request's future may borrow from it.
         let driver = Box::pin(async move {
             loop {
-                let request = Request(&shared).await;
-                let reply = call(request).await;
-                shared.reply.set(Some(reply));
+                // (A name for the request or the reply would be another copy of it.)
+                shared.reply.set(Some(call(Request(&shared).await).await.map(Cell::new)));
             }
         });
         Service { exchange, driver: Some(driver), busy: false }
@@ -53,7 +57,7 @@ impl<In: 'static, Out: 'static> Service<In, Out> {
         }
         match self.exchange.reply.take() {
             None => return Step::Held,
-            Some(Ok(reply)) => out.write(ch, reply).unwrap_or_else(|error| ch.fail(error)),
+            Some(Ok(reply)) => out.write(ch, reply.into_inner()).unwrap_or_else(|error| ch.fail(error)),
             Some(Err(error)) => ch.fail(error),
         }
         self.busy = false;
@@ -67,7 +71,7 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
 
     #[inline]
     fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
-        self.exchange.request.set(Some(msg));
+        self.exchange.request.set(Some(Cell::new(msg)));
         self.busy = true;
         self.drive(ch, out)
     }

@@ -211,7 +211,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn read<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: T::In) -> Step {
-        if let Err(error) = self.with(ch, out, |tail, cx| tail.read(cx, msg)) {
+        if let Err(error) = self.tail.read(&mut Context::new(out, ch, self.id), msg) {
             self.fail(ch, out, error);
         }
         Step::Ready
