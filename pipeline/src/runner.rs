@@ -34,8 +34,9 @@ const WAITING_CHUNKS_MAX: usize = 4;
 pub struct Runner {
     pipeline: Box<dyn DynPipeline<Bytes, Edge>>,
     link: Box<Link>,
-    /// Received while the pipeline was held, and not decoded yet.
-    waiting: VecDeque<Bytes>,
+    /// Received while the pipeline was held, and not decoded yet: `None` when there is nothing.
+    #[expect(clippy::box_collection, reason = "few channels have any, and all would have its size")]
+    waiting: Option<Box<VecDeque<Bytes>>>,
     state: State,
     end: End,
     read_done: ReadDone,
@@ -78,7 +79,7 @@ impl Runner {
         Runner {
             pipeline: Box::new(pipeline),
             link: Box::new(Link::new(channel.limits())),
-            waiting: VecDeque::new(),
+            waiting: None,
             state: State::Ready,
             end: End::NotYet,
             read_done: ReadDone::Told,
@@ -142,10 +143,10 @@ impl Runner {
         }
         ch.count_received(chunk.len());
         self.link.received(chunk.len(), ch.now());
-        if self.state == State::Ready && self.waiting.is_empty() && self.link.may_go_on() {
+        if self.state == State::Ready && self.waiting.is_none() && self.link.may_go_on() {
             self.read(ch, chunk);
         } else {
-            self.waiting.push_back(chunk);
+            self.waiting.get_or_insert_default().push_back(chunk);
         }
     }
 
@@ -213,7 +214,7 @@ impl Runner {
             });
         }
         if self.link.is_closing() {
-            self.waiting = VecDeque::new(); // no more is decoded
+            self.waiting = None; // no more is decoded
             self.link.end_writes();
         }
         self.limit_wait(ch);
@@ -221,7 +222,7 @@ impl Runner {
         self.link.refill(ch.limits());
         self.link.may_read()
             && match self.state {
-                State::Ready => !self.waiting.is_empty() || matches!(self.end, End::HalfClose | End::Close),
+                State::Ready => self.waiting.is_some() || matches!(self.end, End::HalfClose | End::Close),
                 State::Held => false,
                 State::CutShort => true,
             }
@@ -243,7 +244,7 @@ impl Runner {
     #[inline]
     pub fn wants_bytes(&self, receiving: bool) -> bool {
         let waiting_max = if receiving { WAITING_CHUNKS_MAX } else { 1 };
-        self.end == End::NotYet && !self.link.is_closing() && self.waiting.len() < waiting_max
+        self.end == End::NotYet && !self.link.is_closing() && self.waiting.as_ref().map_or(0, |waiting| waiting.len()) < waiting_max
     }
 
     /// Whether the other side is to be told, behind the output, that no more will be sent.
@@ -384,7 +385,7 @@ impl Runner {
 
     fn read_waiting(&mut self, ch: &mut Channel) {
         while self.state == State::Ready && self.link.may_go_on() {
-            if let Some(chunk) = self.waiting.pop_front() {
+            if let Some(chunk) = self.waiting.as_mut().and_then(|waiting| waiting.pop_front()) {
                 self.read(ch, chunk);
                 continue;
             }
@@ -404,9 +405,7 @@ impl Runner {
             self.end = End::Passed;
             self.close_now(ch);
         }
-        if self.waiting.is_empty() {
-            self.waiting = VecDeque::new(); // an idle channel keeps no memory for it
-        }
+        self.waiting.take_if(|waiting| waiting.is_empty());
     }
 
     #[cold]

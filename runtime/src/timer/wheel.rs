@@ -6,6 +6,7 @@
 //! "Hashed and hierarchical timing wheels", 1987; the choice of the level by the differing bits is Linux's and tokio's.)
 
 use slab::Slab;
+use std::num::NonZeroU32;
 
 const LEVELS: usize = 7;
 const SLOTS: usize = 64;
@@ -22,7 +23,7 @@ pub(crate) struct Wheel<T> {
     timers: Slab<Timer<T>>,
     /// Timers that are due and not taken yet.
     due: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 #[derive(Clone)]
@@ -38,7 +39,7 @@ struct Timer<T> {
     place: Place,
     previous: u32,
     next: u32,
-    generation: u32,
+    generation: NonZeroU32,
     value: T,
 }
 
@@ -52,7 +53,7 @@ enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerKey {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 impl<T> Wheel<T> {
@@ -63,14 +64,14 @@ impl<T> Wheel<T> {
             levels: [const { None::<Level> }; LEVELS].map(|_| level.clone()),
             timers: Slab::new(),
             due: NONE,
-            generation: 0,
+            generation: NonZeroU32::MIN,
         }
     }
 
     /// Arms a timer. One whose deadline has passed is due at once.
     pub(crate) fn insert(&mut self, deadline: u64, value: T) -> TimerKey {
         let deadline = deadline.min(self.now + TICKS_MAX);
-        self.generation = self.generation.wrapping_add(1);
+        self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let generation = self.generation;
         let timer = Timer { deadline, place: Place::Due, previous: NONE, next: NONE, generation, value };
         let index = self.timers.insert(timer) as u32;
