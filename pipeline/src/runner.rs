@@ -244,7 +244,9 @@ impl Runner {
     #[inline]
     pub fn wants_bytes(&self, receiving: bool) -> bool {
         let waiting_max = if receiving { WAITING_CHUNKS_MAX } else { 1 };
-        self.end == End::NotYet && !self.link.is_closing() && self.waiting.as_ref().map_or(0, |waiting| waiting.len()) < waiting_max
+        self.end == End::NotYet
+            && !self.link.is_closing()
+            && self.waiting.as_ref().map_or(0, |waiting| waiting.len()) < waiting_max
     }
 
     /// Whether the other side is to be told, behind the output, that no more will be sent.
