@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::admission::{Admission, Place};
-use crate::channel::NewChannel;
 use crate::entrance::Entrance;
 use crate::group::Group;
+use crate::new_channel::NewChannel;
 use crate::{
     Address, Addresses, ChannelHandle, Connection, Error, NewConnection, Peer, PeerTail, Refusals, Server,
     Side,

@@ -2,50 +2,22 @@
 
 use perihelion_pipeline::{Error, Output, PART_BYTES_MAX, Runner, Segment};
 use perihelion_runtime::{
-    Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, defer, prefetch,
+    Completion, Endpoint, EndpointId, Io, Outgoing, PIECES_MAX, Piece, TimerId, prefetch,
 };
 use std::any::Any;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
 use crate::admission::Place;
 use crate::function::Function;
 use crate::group::{Group, Notice, Order};
+use crate::new_channel::NewChannel;
 use crate::watch::{Watch, Wish};
 
 /// A channel's timers, by their keys: those of its stages, and the deadline of its close.
 const STAGES: u32 = 0;
 const CLOSE: u32 = 1;
-
-/// A pipeline for a connection, who wants to know of its channel's end, and the function that it belongs to.
-pub(crate) struct NewChannel {
-    pub(crate) runner: Runner,
-    pub(crate) watch: Option<Rc<Watch>>,
-    pub(crate) function: Option<Function>,
-}
-
-impl NewChannel {
-    /// The connection belongs to this asynchronous function.
-    pub(crate) fn run_by(mut self, function: impl Future<Output = ()> + 'static) -> Self {
-        self.function = Some(Function::new(function));
-        self
-    }
-
-    /// Opens the channel on this worker, when what runs now has returned.
-    pub(crate) fn open(self, fd: OwnedFd, group: Rc<Group>, place: Place) {
-        let unopened = self.watch.clone();
-        defer(move |io| {
-            let opened = io.open(fd, |io, id| Channel::new(io, id, self, group, place));
-            if opened.is_err()
-                && let Some(watch) = unopened
-            {
-                watch.closed(io.now(), Some("the worker can't hold more connections".into()));
-            }
-        });
-    }
-}
 
 /// A connection and its pipeline.
 ///

@@ -14,11 +14,11 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::admission::Place;
-use crate::channel::NewChannel;
 use crate::connector::{connect, on_loop};
 use crate::group::Group;
 use crate::happy_eyeballs::{Failed, interleave, race, too_late};
 use crate::middleware::{self, Layer, Protocol};
+use crate::new_channel::NewChannel;
 use crate::watch::{ChannelHandle, Side};
 use crate::{Address, Backoff, Connection, Error, Next, Peer, PeerTail, Reconnect, socket};
 

@@ -23,6 +23,7 @@ mod happy_eyeballs;
 mod line;
 mod listener;
 pub mod middleware;
+mod new_channel;
 mod new_connection;
 mod peer;
 mod per_address;

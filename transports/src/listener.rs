@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use crate::NewConnection;
 use crate::admission::{Admission, Place};
-use crate::channel::{Channel, NewChannel};
+use crate::channel::Channel;
 use crate::entrance::Entrance;
 use crate::group::{Group, Listening, Notice};
+use crate::new_channel::NewChannel;
 use crate::relay::{self, Forward};
 
 /// What becomes of connections.

@@ -15,12 +15,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admission::Admission;
-use crate::channel::NewChannel;
 use crate::counters::Counters;
 use crate::filter::Filters;
 use crate::group::{Group, Notice, Order};
 use crate::listener::{Listener, MakePipeline, Serve};
 use crate::middleware::{self, Layer, Protocol};
+use crate::new_channel::NewChannel;
 use crate::new_connection::internet;
 use crate::report::ServerReport;
 use crate::{Acceptor, Address, Connection, Error, NewConnection, Next, Peer, PeerTail, Side, socket};

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::Place;
-use crate::channel::{Channel, NewChannel};
+use crate::channel::Channel;
 use crate::group::Group;
+use crate::new_channel::NewChannel;
 use crate::watch::{ChannelHandle, Side};
 use crate::{Connection, Peer, PeerTail};
 

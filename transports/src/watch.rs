@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::channel::NewChannel;
 use crate::function::Turn;
 use crate::group::Group;
 use crate::line::{Line, Number};
+use crate::new_channel::NewChannel;
 use crate::{ConnectionError, NewConnection};
 
 /// Shared by a channel and its handles.

@@ -18,8 +18,8 @@ pub use messages::{MessageReader, MessageTooLong, MessageWriter, Parse};
 
 use stream::{Stream, Unreadable};
 
-use crate::channel::NewChannel;
 use crate::group::Group;
+use crate::new_channel::NewChannel;
 use crate::peer::{Peer, PeerTail};
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 

@@ -30,9 +30,9 @@ pub use statistics::PeerStatistics;
 pub use subscription::Subscription;
 pub use tail::PeerTail;
 
-use crate::channel::NewChannel;
 use crate::connection::{Connection, Limits, Owner};
 use crate::group::Group;
+use crate::new_channel::NewChannel;
 use crate::{Addresses, ChannelHandle, ConnectionError, Side};
 use inbox::{Inbox, State};
 
