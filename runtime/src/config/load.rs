@@ -132,6 +132,8 @@ mod tests {
         assert_eq!(range, "channel.low_water_bytes = 0: it must be from 1 to 65536");
         let range = error("[server]\nipv6_prefix_bits = 129", &[]);
         assert_eq!(range, "server.ipv6_prefix_bits = 129: it must be from 1 to 128");
+        let close = error("[channel]\nclose_ms = 0", &[]);
+        assert_eq!(close, "channel.close_ms = 0: it must be at least 1");
         let delay = error("[channel]\nconnect_attempt_delay_ms = 9", &[]);
         assert_eq!(delay, "channel.connect_attempt_delay_ms = 9: it must be at least 10");
         let max = error("[reconnect]\nfirst_ms = 7\nmax_ms = 6", &[]);

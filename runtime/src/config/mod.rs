@@ -446,6 +446,7 @@ impl Config {
         let low = 1..=channel.high_water_bytes as u64;
         in_range("channel.low_water_bytes", channel.low_water_bytes as u64, low)?;
         at_least("channel.messages_per_turn", channel.messages_per_turn.into(), 1)?;
+        at_least("channel.close_ms", channel.close_ms, 1)?;
         at_least("channel.connect_ms", channel.connect_ms, 1)?;
         // The least that RFC 8305 (section 8) allows.
         at_least("channel.connect_attempt_delay_ms", channel.connect_attempt_delay_ms, 10)?;
