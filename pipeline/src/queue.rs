@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+/// When it is empty again, memory for so many is kept for the next burst, and more is given back.
+const KEPT_MAX: usize = 64;
+
 /// A queue that mostly holds nothing or one thing, which then stands beside its owner's other state, rather than in memory
 /// of its own.
 pub struct Queue<T> {
@@ -27,6 +30,9 @@ impl<T> Queue<T> {
         let item = self.first.take();
         if let Some(rest) = &mut self.rest {
             self.first = rest.pop_front();
+            if self.first.is_none() && rest.capacity() > KEPT_MAX {
+                self.rest = None;
+            }
         }
         item
     }
@@ -62,9 +68,19 @@ impl<T> IntoIterator for Queue<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Queue;
+    use super::{KEPT_MAX, Queue};
     use proptest::prelude::*;
     use std::collections::VecDeque;
+
+    #[test]
+    fn an_empty_one_keeps_little_memory() {
+        let mut queue = Queue::default();
+        for (burst, keeps) in [(1, false), (KEPT_MAX, true), (1000, false), (2, true)] {
+            (0..burst).for_each(|number| queue.push_back(number));
+            while queue.pop_front().is_some() {}
+            assert_eq!(queue.rest.is_some(), keeps, "after {burst}");
+        }
+    }
 
     proptest! {
         #[test]
