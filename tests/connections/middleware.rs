@@ -162,6 +162,7 @@ fn clients_have_the_same() {
     simulation.advance(SECOND * 9);
     assert_eq!(peer.try_recv().as_deref(), Some("hello"));
     assert_eq!((limit.open(), metrics.report().open, far.sees()), (1, 1, Ending::Open));
+    assert_eq!(peer.get::<ConnectionMetrics>().map(|metrics| metrics.report()), Some(metrics.report()));
     simulation.advance(SECOND * 2);
     assert_eq!(far.sees(), Ending::Ended, "idle");
     far.end();

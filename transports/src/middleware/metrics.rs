@@ -60,11 +60,13 @@ impl ConnectionMetrics {
     }
 }
 
-/// Counts connections, with what comes of them in the middleware inside this one.
+/// Counts connections, with what comes of them in the middleware inside this one. The numbers are a
+/// [feature](perihelion_pipeline::Features) of each connection, so that what stands inside finds them.
 pub fn measure(
     metrics: ConnectionMetrics,
 ) -> impl AsyncFn(Connection, Next) -> Result<()> + Send + Sync + 'static {
     async move |connection: Connection, next: Next| {
+        connection.features().insert(metrics.clone());
         let counts = Arc::clone(&metrics.0);
         counts.total.fetch_add(1, Relaxed);
         ending::run(connection, next, move |channel, reason| {
