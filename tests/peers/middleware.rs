@@ -91,39 +91,27 @@ fn what_was_registered_first_is_outermost_and_ends_last() {
 #[test]
 fn the_outermost_decides_how_long_a_connection_lives() {
     each_seed(0..10, |seed| {
+        let lives_for_20_s = |server| {
+            let (mut simulation, far) = knock(seed, server);
+            far.send("hello\n");
+            simulation.run();
+            assert_eq!((far.received(), far.sees()), (b"hello\n".to_vec(), Ending::Open));
+            simulation.advance(SECOND * 20);
+            assert_eq!(far.sees(), Ending::Ended);
+        };
         // It does not wait for what is inside.
         let leaves = async |connection: Connection, next: Next| {
             drop(spawn_local(next.run(connection)));
             sleep(SECOND * 20).await;
             Ok(())
         };
-        each_kind(
-            || bind().with(leaves),
-            |server| {
-                let (mut simulation, far) = knock(seed, server);
-                far.send("hello\n");
-                simulation.run();
-                assert_eq!((far.received(), far.sees()), (b"hello\n".to_vec(), Ending::Open));
-                simulation.advance(SECOND * 20);
-                assert_eq!(far.sees(), Ending::Ended);
-            },
-        );
+        each_kind(|| bind().with(leaves), lives_for_20_s);
         // It gives up what is inside.
         let hurries = async |connection: Connection, next: Next| {
             drop(timeout(SECOND * 20, next.run(connection)).await);
             Ok(())
         };
-        each_kind(
-            || bind().with(hurries),
-            |server| {
-                let (mut simulation, far) = knock(seed, server);
-                far.send("hello\n");
-                simulation.run();
-                assert_eq!((far.received(), far.sees()), (b"hello\n".to_vec(), Ending::Open));
-                simulation.advance(SECOND * 20);
-                assert_eq!(far.sees(), Ending::Ended);
-            },
-        );
+        each_kind(|| bind().with(hurries), lives_for_20_s);
     });
 }
 
