@@ -118,6 +118,15 @@ impl<In, Next, Write, Out> Slot<In, Next, Write, Out> {
         self.current = successor;
         removed.and(self.current.open(cx))
     }
+
+    /// (Apart from [`read`](Handler::read), whose result is so that of a call in any case and stays where the call puts
+    /// it. Joined with an error from here, it would be copied word by word.)
+    #[cold]
+    #[inline(never)]
+    fn change_and_read(&mut self, cx: &mut Context<'_, Out>, msg: In) -> Result<Flow<Next>> {
+        self.change(cx)?;
+        self.current.read(cx, msg)
+    }
 }
 
 impl<In, Next, Write, Out> Drop for Slot<In, Next, Write, Out> {
@@ -135,7 +144,7 @@ impl<In, Next, Write, Out> Handler for Slot<In, Next, Write, Out> {
     #[inline]
     fn read(&mut self, cx: &mut Context<'_, Out>, msg: In) -> Result<Flow<Next>> {
         if self.door.is_asked() {
-            self.change(cx)?;
+            return self.change_and_read(cx, msg);
         }
         self.current.read(cx, msg)
     }
