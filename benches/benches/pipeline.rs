@@ -69,6 +69,30 @@ impl Handler for Apart {
     }
 }
 
+/// As [`Apart`], but each of another type, as the handlers of a program are: the same code in eight places would have the
+/// processor guess at one jump where it goes on.
+#[derive(Default)]
+struct Distinct<const N: u64>(u64);
+
+impl<const N: u64> Handler for Distinct<N> {
+    type In = Bytes;
+    type Next = Bytes;
+    type Write = Bytes;
+    type Out = Bytes;
+
+    #[inline(never)]
+    fn read(&mut self, _cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<Flow<Bytes>> {
+        self.0 += msg.len() as u64 + N;
+        Ok(Flow::Next(msg))
+    }
+
+    #[inline(never)]
+    fn write(&mut self, cx: &mut Context<'_, Bytes>, msg: Bytes) -> Result<()> {
+        self.0 ^= N;
+        cx.write(msg)
+    }
+}
+
 struct Echo;
 
 impl Tail for Echo {
@@ -183,6 +207,21 @@ macro_rules! eight {
     };
 }
 
+/// Eight handlers of different types on a builder.
+macro_rules! eight_distinct {
+    ($builder:expr) => {
+        $builder
+            .then(Distinct::<1>::default())
+            .then(Distinct::<2>::default())
+            .then(Distinct::<3>::default())
+            .then(Distinct::<4>::default())
+            .then(Distinct::<5>::default())
+            .then(Distinct::<6>::default())
+            .then(Distinct::<7>::default())
+            .then(Distinct::<8>::default())
+    };
+}
+
 /// Eight slots on a builder.
 macro_rules! eight_slots {
     ($builder:expr) => {
@@ -198,7 +237,7 @@ macro_rules! eight_slots {
     };
 }
 
-fn cases(messages_per_burst: usize) -> [Case; 8] {
+fn cases(messages_per_burst: usize) -> [Case; 9] {
     let length = || codec(LengthPrefixed::u32_be(1 << 20));
     let n = messages_per_burst;
     [
@@ -206,6 +245,7 @@ fn cases(messages_per_burst: usize) -> [Case; 8] {
         Case::new("1 handler", n, length().then(Count::default()).tail(Echo)),
         Case::new("8 handlers", n, eight!(length(), Count).tail(Echo)),
         Case::new("8 handlers that don't inline", n, eight!(length(), Apart).tail(Echo)),
+        Case::new("8 distinct handlers that don't inline", n, eight_distinct!(length()).tail(Echo)),
         Case::new("1 slot", n, length().slot(&SlotKey::new(), Count::default()).tail(Echo)),
         Case::new("8 slots", n, eight_slots!(length()).tail(Echo)),
         Case::new(

@@ -1,5 +1,6 @@
 //! What a pipeline sees of its channel: demand, water marks, and the way to ask for a pause or a close.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
@@ -46,14 +47,18 @@ pub struct Channel {
     limits: Limits,
     now: Instant,
     waker: Waker,
-    /// Done since the last [`take_work`](Channel::take_work).
+    /// Done since the last [`take_work`](Channel::take_work), apart from messages.
     work: Work,
+    messages_in: Cell<u64>,
+    messages_out: Cell<u64>,
     /// Bytes that stages have unpacked.
-    unpacked: usize,
+    unpacked: Cell<usize>,
     /// Events that travelled to an end of a pipeline and were taken by nobody.
-    untaken: u64,
+    untaken: Cell<u64>,
     /// Events that stages have raised and that the stages above them have not seen.
-    raised: VecDeque<(StageId, Event)>,
+    raised: RefCell<VecDeque<(StageId, Event)>>,
+    /// Whether there are any, which is looked at for each message.
+    has_raised: Cell<bool>,
     pub(crate) link: Box<Link>,
 }
 
@@ -87,24 +92,24 @@ impl StageId {
 /// For stages.
 impl Channel {
     /// No message is handled after the present one until [`resume`](Channel::resume).
-    pub fn pause(&mut self) {
+    pub fn pause(&self) {
         self.link.pause();
     }
 
     /// Ends a pause, and wakes the channel so that it goes on. Messages are handled as they come.
-    pub fn resume(&mut self) {
+    pub fn resume(&self) {
         self.link.resume();
         self.waker.wake_by_ref();
     }
 
     /// One message more is handled, and then none until more are asked for.
-    pub fn read_one(&mut self) {
+    pub fn read_one(&self) {
         self.link.read_more(1);
         self.waker.wake_by_ref();
     }
 
     /// Pauses and resumes this channel from a task on the same core.
-    pub fn demand(&mut self) -> DemandHandle {
+    pub fn demand(&self) -> DemandHandle {
         let waker = &self.waker;
         DemandHandle::new(self.link.demand(|| DemandCell::new(waker.clone())))
     }
@@ -146,13 +151,13 @@ impl Channel {
     }
 
     /// Resets the connection at the end of this turn. What was written may be lost, and the other side sees an error.
-    pub fn abort(&mut self) {
+    pub fn abort(&self) {
         self.link.abort();
     }
 
     /// Counts bytes that a stage keeps back towards the channel's water marks. What is [released](Channel::release)
     /// is not counted twice.
-    pub fn hold(&mut self, bytes: usize) {
+    pub fn hold(&self, bytes: usize) {
         self.count(0, bytes);
     }
 
@@ -160,13 +165,13 @@ impl Channel {
     ///
     /// # Panics
     /// In debug builds, if fewer are held.
-    pub fn release(&mut self, bytes: usize) {
+    pub fn release(&self, bytes: usize) {
         self.count(bytes, 0);
     }
 
     /// Puts a value into the connection's [features](crate::Features), for whatever stands above: what a stage has found out,
     /// such as who the other side is. Gives the one of this type that was there before.
-    pub fn insert<T: 'static>(&mut self, value: T) -> Option<Rc<T>> {
+    pub fn insert<T: 'static>(&self, value: T) -> Option<Rc<T>> {
         self.link.features().insert(value)
     }
 
@@ -179,14 +184,14 @@ impl Channel {
     /// When channels have unpacked a lot, the event loop sees to it that what comes of it is sent before there is
     /// more, and while it is still in the processor's cache.
     #[inline]
-    pub fn unpacked(&mut self, bytes: usize) {
-        self.unpacked += bytes;
+    pub fn unpacked(&self, bytes: usize) {
+        self.unpacked.set(self.unpacked.get() + bytes);
     }
 
     /// Whether the channel reads on though it is unwritable or paused: for a stage that has no message to pass on, and
     /// keeps back what is written, until something has come, such as the end of a handshake. Otherwise it would wait
     /// for what is not read.
-    pub fn set_needs_input(&mut self, needs_input: bool) {
+    pub fn set_needs_input(&self, needs_input: bool) {
         self.link.set_needs_input(needs_input);
     }
 
@@ -218,18 +223,18 @@ impl Channel {
     /// Something has been made for the stages `N`: a message, unless they make messages of it. Attempts that make
     /// nothing are free, or nested codecs would starve each other.
     #[inline]
-    pub(crate) fn spend_on<N: Pipeline>(&mut self) {
+    pub(crate) fn spend_on<N: Pipeline>(&self) {
         self.link.spend();
         if !N::MAKES_MESSAGES {
             self.link.meet_demand();
-            self.work.messages_in += 1;
+            self.messages_in.set(self.messages_in.get() + 1);
         }
     }
 
     /// A codec was given something to encode: a message, if `is_message`.
     #[inline]
-    pub(crate) fn count_written(&mut self, is_message: bool) {
-        self.work.messages_out += u64::from(is_message);
+    pub(crate) fn count_written(&self, is_message: bool) {
+        self.messages_out.set(self.messages_out.get() + u64::from(is_message));
     }
 
     #[inline]
@@ -244,44 +249,48 @@ impl Channel {
 
     /// An output that held `before` bytes now holds `after`.
     #[inline]
-    pub(crate) fn count(&mut self, before: usize, after: usize) {
+    pub(crate) fn count(&self, before: usize, after: usize) {
         self.link.count(before, after, &self.limits);
     }
 
     /// Everything written before it is sent first.
-    pub(crate) fn begin_close(&mut self) {
+    pub(crate) fn begin_close(&self) {
         self.link.close();
     }
 
     #[cold]
-    pub(crate) fn raise(&mut self, stage: StageId, event: Event) {
-        self.raised.push_back((stage, event));
+    pub(crate) fn raise(&self, stage: StageId, event: Event) {
+        self.raised.borrow_mut().push_back((stage, event));
+        self.has_raised.set(true);
     }
 
     #[inline]
     pub(crate) fn has_raised(&self) -> bool {
-        !self.raised.is_empty()
+        self.has_raised.get()
     }
 
     /// The next event of this stage or one above it, and the first stage that is to see it.
     #[cold]
-    pub(crate) fn next_raised_from(&mut self, stage: StageId) -> Option<(StageId, Event)> {
-        let at = self.raised.iter().position(|(raiser, _)| *raiser >= stage)?;
-        self.raised.remove(at).map(|(raiser, event)| (raiser.next(), event))
+    pub(crate) fn next_raised_from(&self, stage: StageId) -> Option<(StageId, Event)> {
+        let mut raised = self.raised.borrow_mut();
+        let at = raised.iter().position(|(raiser, _)| *raiser >= stage)?;
+        let next = raised.remove(at).map(|(raiser, event)| (raiser.next(), event));
+        self.has_raised.set(!raised.is_empty());
+        next
     }
 
     #[cold]
-    pub(crate) fn count_untaken(&mut self, event: &Event) {
-        self.untaken += u64::from(!event.is_taken());
+    pub(crate) fn count_untaken(&self, event: &Event) {
+        self.untaken.set(self.untaken.get() + u64::from(!event.is_taken()));
     }
 
-    pub(crate) fn event_sender(&mut self, stage: StageId) -> EventSender {
+    pub(crate) fn event_sender(&self, stage: StageId) -> EventSender {
         let waker = &self.waker;
         EventSender::new(stage, self.link.events(|| EventInbox::new(waker.clone())))
     }
 
     /// An error that no stage handled.
-    pub(crate) fn fail(&mut self, error: Error) {
+    pub(crate) fn fail(&self, error: Error) {
         self.link.fail(error);
     }
 }
@@ -298,9 +307,12 @@ impl Channel {
             now: Instant::now(),
             waker,
             work: Work::default(),
-            unpacked: 0,
-            untaken: 0,
-            raised: VecDeque::new(),
+            messages_in: Cell::default(),
+            messages_out: Cell::default(),
+            unpacked: Cell::default(),
+            untaken: Cell::default(),
+            raised: RefCell::default(),
+            has_raised: Cell::default(),
             link: Box::new(Link::new(&limits)),
         }
     }
@@ -310,29 +322,32 @@ impl Channel {
     pub fn prepare(&mut self, now: Instant, waker: Waker) {
         self.now = now;
         self.waker = waker;
-        self.raised.clear(); // of a channel that a panic has ended
+        if self.has_raised.take() {
+            self.raised.get_mut().clear(); // of a channel that a panic has ended
+        }
     }
 
     /// What was done since the last call, on all channels.
     pub fn take_work(&mut self) -> Work {
-        std::mem::take(&mut self.work)
+        let (messages_in, messages_out) = (self.messages_in.take(), self.messages_out.take());
+        Work { messages_in, messages_out, ..std::mem::take(&mut self.work) }
     }
 
     /// How many bytes stages have unpacked since the last call.
     #[inline]
     pub fn take_unpacked(&mut self) -> usize {
-        std::mem::take(&mut self.unpacked)
+        self.unpacked.take()
     }
 
     /// How many events were taken by no stage since the last call.
     pub fn take_untaken_events(&mut self) -> u64 {
-        std::mem::take(&mut self.untaken)
+        self.untaken.take()
     }
 
     /// How many messages were made since [`take_work`](Channel::take_work).
     #[inline]
     pub(crate) fn messages(&self) -> u64 {
-        self.work.messages_in
+        self.messages_in.get()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

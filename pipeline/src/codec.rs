@@ -85,12 +85,21 @@ pub trait Protocol {
     type Frame;
     /// What is written.
     type Item;
+    /// Whether it is a codec, and asked for its [`next_frame`](Protocol::next_frame) instead of to read.
+    #[doc(hidden)]
+    const IS_CODEC: bool = false;
 
     /// Asked again after each frame, until it says [`Flow::Done`]: more bytes are needed.
     ///
     /// # Errors
     /// Bytes that can't be a frame, or the end of the stream in the middle of one.
     fn read(&mut self, wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<Self::Frame>>;
+
+    /// Of a codec.
+    #[doc(hidden)]
+    fn next_frame(&mut self, _input: &mut Input) -> Result<Option<Self::Frame>> {
+        unreachable!("a protocol is asked to read")
+    }
 
     /// Appends an item's bytes to the wire's output.
     ///
@@ -156,14 +165,15 @@ pub trait Protocol {
 impl<C: Codec> Protocol for C {
     type Frame = C::Frame;
     type Item = C::Item;
+    const IS_CODEC: bool = true;
+
+    fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<C::Frame>> {
+        Ok(self.next_frame(input)?.map_or(Flow::Done, Flow::Next))
+    }
 
     #[inline]
-    fn read(&mut self, _wire: &mut Wire<'_>, input: &mut Input) -> Result<Flow<C::Frame>> {
-        let frame = if input.is_ended() { read_at_end(self, input)? } else { self.decode(input)? };
-        Ok(match frame {
-            Some(frame) => Flow::Next(frame),
-            None => Flow::Done,
-        })
+    fn next_frame(&mut self, input: &mut Input) -> Result<Option<C::Frame>> {
+        if input.is_ended() { read_at_end(self, input) } else { self.decode(input) }
     }
 
     #[inline]

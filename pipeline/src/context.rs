@@ -1,7 +1,7 @@
 //! What a stage sees during one call: the way to the transport, and its channel.
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::{Channel, Event, EventSender, Operation, Outbound, Output, Promise, R
 /// For handlers and tails: they write messages. Dereferences to the [`Channel`].
 pub struct Context<'a, T> {
     out: &'a mut (dyn Outbound<T> + 'a),
-    ch: &'a mut Channel,
+    ch: &'a Channel,
     stage: StageId,
 }
 
 impl<'a, T> Context<'a, T> {
     #[inline]
-    pub(crate) fn new(out: &'a mut (dyn Outbound<T> + 'a), ch: &'a mut Channel, stage: StageId) -> Self {
+    pub(crate) fn new(out: &'a mut (dyn Outbound<T> + 'a), ch: &'a Channel, stage: StageId) -> Self {
         Context { out, ch, stage }
     }
 
@@ -30,7 +30,7 @@ impl<'a, T> Context<'a, T> {
     /// close.
     #[inline]
     pub fn write(&mut self, msg: T) -> Result<()> {
-        self.out.write(self.ch, msg)
+        self.out.write(msg)
     }
 
     /// A future that resolves when the kernel has taken everything written so far.
@@ -49,7 +49,7 @@ impl<'a, T> Context<'a, T> {
     /// What a stage on the way could not finish and did not handle.
     #[inline]
     pub fn flush(&mut self) -> Result<()> {
-        self.out.flush(self.ch)
+        self.out.flush()
     }
 
     /// Closes once everything written has been sent. The stages on the way hand down what they hold, and may say a
@@ -85,24 +85,23 @@ impl<'a, T> Context<'a, T> {
     pub fn operate(&mut self, operation: Operation) -> Result<()> {
         match operation {
             Operation::Close if self.ch.is_closing() => Ok(()),
-            operation => self.out.operate(self.ch, operation),
+            operation => self.out.operate(operation),
         }
     }
 }
 
 /// For protocols: they write bytes. Dereferences to the [`Channel`].
 pub struct Wire<'a> {
-    /// Where the protocol stands on another stage. At the transport's end it writes into the channel's queue.
-    nested: Option<&'a mut Nested>,
-    ch: &'a mut Channel,
+    output: &'a mut Output,
+    /// Where the protocol stands on another stage. At the transport's end the output is the channel's own.
+    behind: Option<&'a mut Behind>,
+    ch: &'a Channel,
     stage: StageId,
 }
 
-/// What a protocol that stands on another stage has for that stage.
+/// What a protocol that stands on another stage has for that stage, behind its output.
 #[derive(Default)]
-pub(crate) struct Nested {
-    /// Written since the last flush.
-    pub(crate) output: Output,
+pub(crate) struct Behind {
     /// Promises that travel behind what was written, by the position in the output.
     pub(crate) promises: VecDeque<(u64, Promise)>,
     /// The close that it has asked for, which then travels through the stages below.
@@ -111,40 +110,49 @@ pub(crate) struct Nested {
 
 impl<'a> Wire<'a> {
     #[inline]
-    pub(crate) fn new(nested: Option<&'a mut Nested>, ch: &'a mut Channel, stage: StageId) -> Self {
-        Wire { nested, ch, stage }
+    pub(crate) fn new(
+        output: &'a mut Output,
+        behind: Option<&'a mut Behind>,
+        ch: &'a Channel,
+        stage: StageId,
+    ) -> Self {
+        Wire { output, behind, ch, stage }
     }
 
     /// What is written here goes towards the transport.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        match &mut self.nested {
-            Some(nested) => &mut nested.output,
-            None => &mut self.ch.link.output,
-        }
+        self.output
     }
 
     /// Closes once everything written has been sent.
     pub fn close(&mut self) {
-        match &mut self.nested {
-            Some(nested) => nested.ending = Some(Operation::Close),
+        match &mut self.behind {
+            Some(behind) => behind.ending = Some(Operation::Close),
             None => self.ch.begin_close(),
         }
     }
 
     /// Tells the other side, once everything written has been sent, that no more will be. What it sends is read on.
     pub fn close_output(&mut self) {
-        match &mut self.nested {
-            Some(nested) => nested.ending = nested.ending.take().or(Some(Operation::CloseOutput)),
+        match &mut self.behind {
+            Some(behind) => behind.ending = behind.ending.take().or(Some(Operation::CloseOutput)),
             None => self.ch.link.half_close(),
         }
     }
 
+    /// The close that the protocol has asked for, unless the transport knows of it.
+    #[inline]
+    pub(crate) fn take_ending(&mut self) -> Option<Operation> {
+        self.behind.as_mut()?.ending.take()
+    }
+
     /// Passes a promise on that this stage has kept back, behind what is in the output.
     pub fn promise(&mut self, promise: Promise) {
-        match &mut self.nested {
-            Some(nested) => nested.promises.push_back((nested.output.end(), promise)),
-            None => self.ch.link.promise(promise),
+        let position = self.output.end();
+        match &mut self.behind {
+            Some(behind) => behind.promises.push_back((position, promise)),
+            None => self.ch.link.promise(position, promise),
         }
     }
 }
@@ -155,13 +163,6 @@ macro_rules! stage_access {
             type Target = Channel;
             #[inline]
             fn deref(&self) -> &Channel {
-                self.ch
-            }
-        }
-
-        impl<$($T)?> DerefMut for $context<'_ $(, $T)?> {
-            #[inline]
-            fn deref_mut(&mut self) -> &mut Channel {
                 self.ch
             }
         }

@@ -74,7 +74,7 @@ impl DemandCell {
     }
 
     /// Does what was asked for.
-    pub(crate) fn apply(&self, link: &mut Link) {
+    pub(crate) fn apply(&self, link: &Link) {
         match self.asked.take() {
             Asked::Nothing => {}
             Asked::Pause => link.pause(),

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use std::task::Poll;
 
 use crate::channel::StageId;
-use crate::context::Nested;
+use crate::context::Behind;
 use crate::flow::{Deferred, LocalFuture};
 use crate::{
-    Channel, ChannelClosed, Error, Event, Flow, Input, Later, Operation, Outbound, Pipeline, Protocol,
-    Result, Segment, Signal, Step, Wire,
+    Channel, ChannelClosed, Error, Event, Flow, Input, Later, Operation, Outbound, Output, Pipeline,
+    Protocol, Result, Segment, Signal, Step, Wire,
 };
 
 /// A codec or protocol and all that stands above it.
@@ -34,9 +34,18 @@ struct Coder<P> {
     nested: Option<Box<Nested>>,
 }
 
+/// What a protocol that stands on another stage has for that stage.
+#[derive(Default)]
+struct Nested {
+    /// Written since the last flush.
+    output: Output,
+    behind: Behind,
+}
+
 /// The way out of the stage above: through the encoder.
 struct Encode<'a, P, O> {
     coder: &'a mut Coder<P>,
+    ch: &'a Channel,
     out: &'a mut O,
 }
 
@@ -48,25 +57,32 @@ impl<P: Protocol, N> Framed<P, N> {
 }
 
 impl<P: Protocol> Coder<P> {
+    /// The protocol, and what it writes to.
+    #[inline]
+    fn wire<'a, O: Outbound<Bytes>>(&'a mut self, ch: &'a Channel, out: &'a mut O) -> (&'a mut P, Wire<'a>) {
+        let (output, behind) = match out.transport() {
+            Some(output) => (output, None),
+            None => {
+                let Nested { output, behind } = &mut **self.nested.get_or_insert_default();
+                (output, Some(behind))
+            }
+        };
+        (&mut self.protocol, Wire::new(output, behind, ch, self.id))
+    }
+
     /// Calls the protocol, and counts what it wrote.
     #[inline]
     fn with<O: Outbound<Bytes>, R>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         call: impl FnOnce(&mut P, &mut Wire<'_>) -> Result<R>,
     ) -> Result<R> {
-        if out.is_transport() {
-            let before = ch.link.output.len();
-            let result = call(&mut self.protocol, &mut Wire::new(None, ch, self.id));
-            ch.count(before, ch.link.output.len());
-            return result;
-        }
-        let nested = self.nested.get_or_insert_default();
-        let before = nested.output.len();
-        let result = call(&mut self.protocol, &mut Wire::new(Some(nested), ch, self.id));
-        ch.count(before, nested.output.len());
-        if let Some(ending) = nested.ending.take()
+        let (protocol, mut wire) = self.wire(ch, out);
+        let before = wire.output().len();
+        let result = call(protocol, &mut wire);
+        ch.count(before, wire.output().len());
+        if let Some(ending) = wire.take_ending()
             && let Err(error) = self.end_below(ch, out, ending)
         {
             ch.fail(error);
@@ -75,13 +91,13 @@ impl<P: Protocol> Coder<P> {
     }
 
     #[cold]
-    fn handle<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) -> Result<()> {
+    fn handle<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, error: Error) -> Result<()> {
         self.with(ch, out, |protocol, wire| protocol.error(wire, error))
     }
 
     /// The protocol finishes what was written.
     #[inline]
-    fn flush<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+    fn flush<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Result<()> {
         match self.with(ch, out, |protocol, wire| protocol.flush(wire)) {
             Ok(()) => Ok(()),
             Err(error) => self.handle(ch, out, error),
@@ -89,87 +105,83 @@ impl<P: Protocol> Coder<P> {
     }
 
     /// Hands on the output of a codec that stands on another stage, and the promises behind it.
-    fn hand_down<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Result<()> {
+    fn hand_down<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Result<()> {
         let Some(nested) = &mut self.nested else { return Ok(()) };
+        let Nested { output, behind } = &mut **nested;
         loop {
             while let Some((_, promise)) =
-                nested.promises.pop_front_if(|(position, _)| *position <= nested.output.popped())
+                behind.promises.pop_front_if(|(position, _)| *position <= output.popped())
             {
-                out.operate(ch, Operation::Promise(promise))?;
+                out.operate(Operation::Promise(promise))?;
             }
-            let Some(segment) = nested.output.pop() else { return Ok(()) };
+            let Some(segment) = output.pop() else { return Ok(()) };
             ch.count(segment.len(), 0);
             let bytes = match segment {
                 Segment::Copied(bytes) => bytes.into(),
                 Segment::Shared(bytes) => bytes,
             };
-            out.write(ch, bytes)?;
+            out.write(bytes)?;
         }
     }
 
     /// Closes the stages below, or half of them. They do so whatever became of this one's last bytes, but only once.
-    fn end_below<O: Outbound<Bytes>>(
-        &mut self,
-        ch: &mut Channel,
-        out: &mut O,
-        ending: Operation,
-    ) -> Result<()> {
+    fn end_below<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, ending: Operation) -> Result<()> {
         let handed_down = self.hand_down(ch, out);
-        let ended = if ch.is_closing() { Ok(()) } else { out.operate(ch, ending) };
+        let ended = if ch.is_closing() { Ok(()) } else { out.operate(ending) };
         handed_down.and(ended)
     }
 }
 
 impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
-    #[inline]
-    fn write(&mut self, ch: &mut Channel, item: P::Item) -> Result<()> {
-        if !ch.link.takes_writes() {
+    #[inline(always)]
+    fn write(&mut self, item: P::Item) -> Result<()> {
+        if !self.ch.link.takes_writes() {
             return Err(closed());
         }
-        ch.count_written(self.coder.is_top);
-        match self.coder.with(ch, self.out, |protocol, wire| protocol.write(wire, item)) {
+        self.ch.count_written(self.coder.is_top);
+        match self.coder.with(self.ch, self.out, |protocol, wire| protocol.write(wire, item)) {
             Ok(()) => Ok(()),
-            Err(error) => self.coder.handle(ch, self.out, error),
+            Err(error) => self.coder.handle(self.ch, self.out, error),
         }
     }
 
     #[inline]
-    fn flush(&mut self, ch: &mut Channel) -> Result<()> {
-        self.coder.flush(ch, self.out)?;
-        self.coder.hand_down(ch, self.out)?;
-        self.out.flush(ch)
+    fn flush(&mut self) -> Result<()> {
+        self.coder.flush(self.ch, self.out)?;
+        self.coder.hand_down(self.ch, self.out)?;
+        self.out.flush()
     }
 
-    fn operate(&mut self, ch: &mut Channel, operation: Operation) -> Result<()> {
+    fn operate(&mut self, operation: Operation) -> Result<()> {
         if let Operation::Bind(_) | Operation::Connect(_) = operation {
-            return self.out.operate(ch, operation); // nothing has been written yet
+            return self.out.operate(operation); // nothing has been written yet
         }
         let closes = matches!(operation, Operation::Close);
         let flushed = match operation {
             // In line with what the protocol has written, which need not be handed down for it.
-            Operation::Promise(_) => self.coder.flush(ch, self.out),
-            _ => self.flush(ch),
+            Operation::Promise(_) => self.coder.flush(self.ch, self.out),
+            _ => self.flush(),
         };
-        let operated = match self.coder.with(ch, self.out, |protocol, wire| protocol.operate(wire, operation))
-        {
-            Ok(Some(Operation::Close)) => self.coder.end_below(ch, self.out, Operation::Close),
-            Ok(Some(Operation::Promise(promise))) => self.coder.with(ch, self.out, |_, wire| {
-                wire.promise(promise);
-                Ok(())
-            }),
-            Ok(Some(operation)) => {
-                self.coder.hand_down(ch, self.out).and_then(|()| self.out.operate(ch, operation))
-            }
-            Ok(None) => Ok(()),
-            Err(error) => {
-                let handled = self.coder.handle(ch, self.out, error);
-                if closes {
-                    handled.and(self.coder.end_below(ch, self.out, Operation::Close))
-                } else {
-                    handled
+        let operated =
+            match self.coder.with(self.ch, self.out, |protocol, wire| protocol.operate(wire, operation)) {
+                Ok(Some(Operation::Close)) => self.coder.end_below(self.ch, self.out, Operation::Close),
+                Ok(Some(Operation::Promise(promise))) => self.coder.with(self.ch, self.out, |_, wire| {
+                    wire.promise(promise);
+                    Ok(())
+                }),
+                Ok(Some(operation)) => {
+                    self.coder.hand_down(self.ch, self.out).and_then(|()| self.out.operate(operation))
                 }
-            }
-        };
+                Ok(None) => Ok(()),
+                Err(error) => {
+                    let handled = self.coder.handle(self.ch, self.out, error);
+                    if closes {
+                        handled.and(self.coder.end_below(self.ch, self.out, Operation::Close))
+                    } else {
+                        handled
+                    }
+                }
+            };
         flushed.and(operated)
     }
 }
@@ -181,12 +193,32 @@ fn closed() -> Error {
 
 impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     /// Makes messages and hands them on, one by one, until there is no input left or something stops it.
-    fn pull<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    #[inline]
+    fn pull<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
+        if P::IS_CODEC { self.pull_frames(ch, out) } else { self.pull_flows(ch, out) }
+    }
+
+    /// Of a codec, which can neither write meanwhile nor raise an event, nor wait.
+    fn pull_frames<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         let mut failed_at = usize::MAX;
-        loop {
-            if !ch.may_go_on() {
-                return Step::Held;
+        while ch.may_go_on() {
+            match self.coder.protocol.next_frame(&mut self.input) {
+                Ok(Some(frame)) => {
+                    failed_at = usize::MAX;
+                    if self.pass(ch, out, frame) == Step::Held {
+                        return Step::Held;
+                    }
+                }
+                Ok(None) => return self.need_input(ch, out),
+                Err(error) => self.fail_here(ch, out, error, &mut failed_at),
             }
+        }
+        Step::Held
+    }
+
+    fn pull_flows<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
+        let mut failed_at = usize::MAX;
+        while ch.may_go_on() {
             let flow = self.coder.with(ch, out, |protocol, wire| protocol.read(wire, &mut self.input));
             if ch.has_raised() {
                 self.pass_raised(ch, out); // before the frame
@@ -198,7 +230,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                         return Step::Held;
                     }
                 }
-                Ok(Flow::Done) => break,
+                Ok(Flow::Done) => return self.need_input(ch, out),
                 Err(error) => self.fail_here(ch, out, error, &mut failed_at),
                 Ok(Flow::Wait) => {
                     self.waits = Some(Box::new(Waiting::WakeUp));
@@ -211,17 +243,29 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
                 }
             }
         }
+        Step::Held
+    }
+
+    /// What is left of the input is no whole frame.
+    #[inline]
+    fn need_input<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         self.input.settle();
         if self.input.pass_end() {
-            return self.next.end(ch, &mut Encode { coder: &mut self.coder, out });
+            return self.end_above(ch, out);
         }
         Step::Ready
     }
 
+    /// (Inlined into the loop, which comes here once, it would take registers there.)
+    #[cold]
+    fn end_above<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
+        self.next.end(ch, &mut Encode { coder: &mut self.coder, ch, out })
+    }
+
     #[inline(always)] // it is in the hot path once, and elsewhere in cold ones
-    fn pass<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, frame: P::Frame) -> Step {
+    fn pass<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, frame: P::Frame) -> Step {
         ch.spend_on::<N>();
-        let step = self.next.read(ch, &mut Encode { coder: &mut self.coder, out }, frame);
+        let step = self.next.read(ch, &mut Encode { coder: &mut self.coder, ch, out }, frame);
         if ch.has_raised() {
             self.pass_raised(ch, out);
         }
@@ -230,15 +274,15 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
 
     /// What this stage and those above it have raised.
     #[cold]
-    fn pass_raised<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) {
+    fn pass_raised<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) {
         while let Some((from, event)) = ch.next_raised_from(self.coder.id) {
             self.pass_event(ch, out, from, event);
         }
     }
 
-    fn pass_event<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, from: StageId, event: Event) {
+    fn pass_event<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, from: StageId, event: Event) {
         let mut signal = Signal::Event(from, event);
-        self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, &mut signal);
+        self.next.signal(ch, &mut Encode { coder: &mut self.coder, ch, out }, &mut signal);
         if let Signal::Event(_, event) = &signal {
             ch.count_untaken(event);
         }
@@ -248,7 +292,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     #[cold]
     fn follow<O: Outbound<Bytes>>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         mut later: Later<P::Frame>,
         failed_at: &mut usize,
@@ -291,7 +335,7 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     #[cold]
     fn fail_here<O: Outbound<Bytes>>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         error: Error,
         failed_at: &mut usize,
@@ -304,9 +348,9 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Framed<P, N> {
     }
 
     #[cold]
-    fn fail<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn fail<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         if let Err(error) = self.coder.handle(ch, out, error) {
-            self.next.error(ch, &mut Encode { coder: &mut self.coder, out }, error);
+            self.next.error(ch, &mut Encode { coder: &mut self.coder, ch, out }, error);
         }
     }
 }
@@ -317,13 +361,13 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
     const MAKES_MESSAGES: bool = true;
 
     #[inline]
-    fn read<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, chunk: Bytes) -> Step {
+    fn read<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, chunk: Bytes) -> Step {
         self.input.push(chunk);
         self.pull(ch, out)
     }
 
-    fn resume<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
-        let above = self.next.resume(ch, &mut Encode { coder: &mut self.coder, out });
+    fn resume<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
+        let above = self.next.resume(ch, &mut Encode { coder: &mut self.coder, ch, out });
         if above == Step::Held || self.input.has_passed_end() {
             return above;
         }
@@ -339,22 +383,22 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         self.pull(ch, out)
     }
 
-    fn end<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn end<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         self.input.end();
         self.pull(ch, out)
     }
 
     #[inline]
-    fn read_complete<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) {
-        self.next.read_complete(ch, &mut Encode { coder: &mut self.coder, out });
+    fn read_complete<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) {
+        self.next.read_complete(ch, &mut Encode { coder: &mut self.coder, ch, out });
     }
 
     #[inline]
-    fn flush<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O) {
-        self.next.flush(ch, &mut Encode { coder: &mut self.coder, out });
+    fn flush<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O) {
+        self.next.flush(ch, &mut Encode { coder: &mut self.coder, ch, out });
     }
 
-    fn signal<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+    fn signal<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
             Signal::Name => {
                 self.coder.id = ch.link.name_stage();
@@ -385,20 +429,15 @@ impl<P: Protocol, N: Pipeline<In = P::Frame, Out = P::Item>> Pipeline for Framed
         if let Err(error) = result {
             self.fail(ch, out, error);
         }
-        self.next.signal(ch, &mut Encode { coder: &mut self.coder, out }, signal);
+        self.next.signal(ch, &mut Encode { coder: &mut self.coder, ch, out }, signal);
     }
 
-    fn error<O: Outbound<Bytes>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn error<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         self.fail(ch, out, error);
     }
 
-    fn operate<O: Outbound<Bytes>>(
-        &mut self,
-        ch: &mut Channel,
-        out: &mut O,
-        operation: Operation,
-    ) -> Result<()> {
-        self.next.operate(ch, &mut Encode { coder: &mut self.coder, out }, operation)
+    fn operate<O: Outbound<Bytes>>(&mut self, ch: &Channel, out: &mut O, operation: Operation) -> Result<()> {
+        self.next.operate(ch, &mut Encode { coder: &mut self.coder, ch, out }, operation)
     }
 
     fn is_busy(&self) -> bool {

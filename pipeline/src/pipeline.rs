@@ -39,25 +39,32 @@ pub trait Pipeline {
     const MAKES_MESSAGES: bool = false;
 
     /// A message. Only after the last call said `Ready`.
-    fn read<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: Self::In) -> Step;
+    fn read<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O, msg: Self::In) -> Step;
+
+    /// The same, where messages seldom come: `read` is made part of its caller, with all stages above, and should be so
+    /// only once.
+    #[cold]
+    fn read_apart<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O, msg: Self::In) -> Step {
+        self.read(ch, out, msg)
+    }
 
     /// Goes on with what is held, the oldest (the nearest to the tail) first.
-    fn resume<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step;
+    fn resume<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O) -> Step;
 
     /// No message follows. Only after the last call said `Ready`.
-    fn end<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step;
+    fn end<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O) -> Step;
 
     /// The messages of one read are done. A method of its own, like `flush`: where nobody listens it costs nothing.
-    fn read_complete<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O);
+    fn read_complete<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O);
 
     /// Enters at the tail and travels towards the transport.
-    fn flush<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O);
+    fn flush<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O);
 
     /// An event for every stage, the lowest first.
-    fn signal<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>);
+    fn signal<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>);
 
     /// An error of a stage below.
-    fn error<O: Outbound<Self::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error);
+    fn error<O: Outbound<Self::Out>>(&mut self, ch: &Channel, out: &mut O, error: Error);
 
     /// Enters at the tail and travels towards the transport.
     ///
@@ -65,7 +72,7 @@ pub trait Pipeline {
     /// What a stage on the way could not do and did not handle.
     fn operate<O: Outbound<Self::Out>>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         operation: Operation,
     ) -> Result<()>;
@@ -82,45 +89,45 @@ pub trait Pipeline {
 
 /// A whole pipeline behind a pointer, over what stands below it: one virtual call for all that one receive does.
 pub(crate) trait DynPipeline<In, O> {
-    fn read(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step;
-    fn resume(&mut self, ch: &mut Channel, out: &mut O) -> Step;
-    fn end(&mut self, ch: &mut Channel, out: &mut O) -> Step;
-    fn read_complete(&mut self, ch: &mut Channel, out: &mut O);
-    fn flush(&mut self, ch: &mut Channel, out: &mut O);
-    fn signal(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>);
-    fn error(&mut self, ch: &mut Channel, out: &mut O, error: Error);
-    fn operate(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()>;
+    fn read(&mut self, ch: &Channel, out: &mut O, msg: In) -> Step;
+    fn resume(&mut self, ch: &Channel, out: &mut O) -> Step;
+    fn end(&mut self, ch: &Channel, out: &mut O) -> Step;
+    fn read_complete(&mut self, ch: &Channel, out: &mut O);
+    fn flush(&mut self, ch: &Channel, out: &mut O);
+    fn signal(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>);
+    fn error(&mut self, ch: &Channel, out: &mut O, error: Error);
+    fn operate(&mut self, ch: &Channel, out: &mut O, operation: Operation) -> Result<()>;
     fn is_busy(&self) -> bool;
     fn take_unused(&mut self) -> Option<In>;
     fn undecoded(&self) -> usize;
 }
 
 impl<P: Pipeline, O: Outbound<P::Out>> DynPipeline<P::In, O> for P {
-    fn read(&mut self, ch: &mut Channel, out: &mut O, msg: P::In) -> Step {
+    fn read(&mut self, ch: &Channel, out: &mut O, msg: P::In) -> Step {
         if !P::MAKES_MESSAGES {
             ch.spend_on::<P>();
         }
         Pipeline::read(self, ch, out, msg)
     }
-    fn resume(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn resume(&mut self, ch: &Channel, out: &mut O) -> Step {
         Pipeline::resume(self, ch, out)
     }
-    fn end(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn end(&mut self, ch: &Channel, out: &mut O) -> Step {
         Pipeline::end(self, ch, out)
     }
-    fn read_complete(&mut self, ch: &mut Channel, out: &mut O) {
+    fn read_complete(&mut self, ch: &Channel, out: &mut O) {
         Pipeline::read_complete(self, ch, out)
     }
-    fn flush(&mut self, ch: &mut Channel, out: &mut O) {
+    fn flush(&mut self, ch: &Channel, out: &mut O) {
         Pipeline::flush(self, ch, out)
     }
-    fn signal(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+    fn signal(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>) {
         Pipeline::signal(self, ch, out, signal)
     }
-    fn error(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn error(&mut self, ch: &Channel, out: &mut O, error: Error) {
         Pipeline::error(self, ch, out, error)
     }
-    fn operate(&mut self, ch: &mut Channel, out: &mut O, operation: Operation) -> Result<()> {
+    fn operate(&mut self, ch: &Channel, out: &mut O, operation: Operation) -> Result<()> {
         Pipeline::operate(self, ch, out, operation)
     }
     fn is_busy(&self) -> bool {

@@ -32,7 +32,8 @@ const WAITING_CHUNKS_MAX: usize = 4;
 /// assert_eq!(runner.output().pop().unwrap().as_ref(), b"HELLO\n");
 /// ```
 pub struct Runner {
-    pipeline: Box<dyn DynPipeline<Bytes, Edge>>,
+    pipeline: Box<OnTransport>,
+    output: Output,
     link: Box<Link>,
     /// Received while the pipeline was held, and not decoded yet: `None` when there is nothing.
     #[expect(clippy::box_collection, reason = "few channels have any, and all would have its size")]
@@ -43,6 +44,9 @@ pub struct Runner {
     /// What the stages have been told of the water marks.
     told_writable: bool,
 }
+
+/// A pipeline whose lowest stage writes into the channel's outbound queue.
+type OnTransport = dyn for<'a> DynPipeline<Bytes, Edge<'a>>;
 
 /// What the pipeline can do next.
 #[derive(Clone, Copy, PartialEq)]
@@ -78,6 +82,7 @@ impl Runner {
     pub fn new(pipeline: impl Pipeline<In = Bytes, Out = Bytes> + 'static, channel: &Channel) -> Self {
         Runner {
             pipeline: Box::new(pipeline),
+            output: Output::default(),
             link: Box::new(Link::new(channel.limits())),
             waiting: None,
             state: State::Ready,
@@ -119,11 +124,11 @@ impl Runner {
         target: Target,
     ) -> Result<Option<(Option<SocketAddr>, Target)>> {
         self.name_stages(ch);
-        self.run(ch, |pipeline, ch| {
+        self.run(ch, |pipeline, ch, out| {
             if let Some(local) = local {
-                pipeline.operate(ch, &mut Edge, Operation::Bind(local))?;
+                pipeline.operate(ch, out, Operation::Bind(local))?;
             }
-            pipeline.operate(ch, &mut Edge, Operation::Connect(target))
+            pipeline.operate(ch, out, Operation::Connect(target))
         })?;
         Ok(self.link.take_connect())
     }
@@ -164,7 +169,7 @@ impl Runner {
             return;
         }
         if let Some(asked) = self.link.asked_demand() {
-            asked.apply(&mut self.link);
+            asked.apply(&self.link);
         }
         while let Some((stage, event)) = self.link.pop_event() {
             self.signal(ch, Signal::Event(stage, event));
@@ -173,7 +178,7 @@ impl Runner {
             self.signal(ch, Signal::Settle);
         }
         let messages = ch.messages();
-        self.step(ch, |pipeline, ch| pipeline.resume(ch, &mut Edge));
+        self.step(ch, |pipeline, ch, out| pipeline.resume(ch, out));
         if ch.messages() != messages {
             self.read_done = ReadDone::ToTell;
             self.link.end_wait(); // one is over
@@ -200,17 +205,17 @@ impl Runner {
         if read_complete {
             self.read_done = ReadDone::Told;
         }
-        self.run(ch, |pipeline, ch| {
+        self.run(ch, |pipeline, ch, out| {
             if read_complete {
-                pipeline.read_complete(ch, &mut Edge);
+                pipeline.read_complete(ch, out);
             }
-            pipeline.flush(ch, &mut Edge);
+            pipeline.flush(ch, out);
         });
         if self.told_writable && !self.link.is_writable() {
             self.told_writable = false;
-            self.run(ch, |pipeline, ch| {
-                pipeline.signal(ch, &mut Edge, &mut Signal::Writable(false));
-                pipeline.flush(ch, &mut Edge);
+            self.run(ch, |pipeline, ch, out| {
+                pipeline.signal(ch, out, &mut Signal::Writable(false));
+                pipeline.flush(ch, out);
             });
         }
         if self.link.is_closing() {
@@ -231,7 +236,7 @@ impl Runner {
     /// What is to be sent.
     #[inline]
     pub fn output(&mut self) -> &mut Output {
-        &mut self.link.output
+        &mut self.output
     }
 
     /// Bytes written and not yet reported as [`sent`](Runner::sent).
@@ -309,7 +314,7 @@ impl Runner {
     }
 
     fn close_now(&mut self, ch: &mut Channel) {
-        if let Err(error) = self.run(ch, |pipeline, ch| pipeline.operate(ch, &mut Edge, Operation::Close)) {
+        if let Err(error) = self.run(ch, |pipeline, ch, out| pipeline.operate(ch, out, Operation::Close)) {
             self.link.fail(error);
         }
         if self.link.needs_input() && !self.link.is_closing() {
@@ -319,7 +324,7 @@ impl Runner {
 
     /// An error of the transport: it travels from there to the tail, and closes.
     pub fn fail(&mut self, ch: &mut Channel, error: Error) {
-        self.run(ch, |pipeline, ch| pipeline.error(ch, &mut Edge, error));
+        self.run(ch, |pipeline, ch, out| pipeline.error(ch, out, error));
         self.link.close();
     }
 
@@ -328,7 +333,8 @@ impl Runner {
         self.link.close();
         self.link.shut();
         let reason = self.link.failure();
-        self.pipeline.signal(ch, &mut Edge, &mut Signal::Closed(reason));
+        let mut out = Edge { ch, output: &mut self.output };
+        self.pipeline.signal(ch, &mut out, &mut Signal::Closed(reason));
         reason
     }
 
@@ -337,12 +343,14 @@ impl Runner {
     fn run<R>(
         &mut self,
         ch: &mut Channel,
-        call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> R,
+        call: impl FnOnce(&mut OnTransport, &Channel, &mut Edge<'_>) -> R,
     ) -> R {
         let swapped = Swapped::new(&mut self.link, ch);
-        let result = call(&mut *self.pipeline, swapped.channel);
-        if swapped.channel.has_raised() {
-            pass_raised(&mut *self.pipeline, swapped.channel);
+        let ch = &*swapped.channel;
+        let mut out = Edge { ch, output: &mut self.output };
+        let result = call(&mut *self.pipeline, ch, &mut out);
+        if ch.has_raised() {
+            pass_raised(&mut *self.pipeline, ch, &mut out);
         }
         result
     }
@@ -350,7 +358,7 @@ impl Runner {
     #[inline]
     fn read(&mut self, ch: &mut Channel, chunk: Bytes) {
         self.read_done = ReadDone::ToTell;
-        self.step(ch, |pipeline, ch| pipeline.read(ch, &mut Edge, chunk));
+        self.step(ch, |pipeline, ch, out| pipeline.read(ch, out, chunk));
     }
 
     /// Runs the pipeline by messages, as far as it comes.
@@ -358,7 +366,7 @@ impl Runner {
     fn step(
         &mut self,
         ch: &mut Channel,
-        call: impl FnOnce(&mut dyn DynPipeline<Bytes, Edge>, &mut Channel) -> Step,
+        call: impl FnOnce(&mut OnTransport, &Channel, &mut Edge<'_>) -> Step,
     ) {
         self.state = match self.run(ch, call) {
             Step::Ready => State::Ready,
@@ -369,7 +377,7 @@ impl Runner {
     }
 
     fn signal(&mut self, ch: &mut Channel, mut signal: Signal<'_>) {
-        self.run(ch, |pipeline, ch| pipeline.signal(ch, &mut Edge, &mut signal));
+        self.run(ch, |pipeline, ch, out| pipeline.signal(ch, out, &mut signal));
         if let Signal::Event(_, event) = &signal {
             ch.count_untaken(event);
         }
@@ -394,7 +402,7 @@ impl Runner {
             match std::mem::replace(&mut self.end, End::Passed) {
                 End::HalfClose => {
                     self.read_done = ReadDone::ToTell;
-                    self.step(ch, |pipeline, ch| pipeline.end(ch, &mut Edge));
+                    self.step(ch, |pipeline, ch, out| pipeline.end(ch, out));
                 }
                 End::Close => self.close_now(ch),
                 before => {
@@ -443,10 +451,10 @@ impl Drop for Swapped<'_> {
 
 /// What stages have raised beside a message: it travels now that the message is done.
 #[cold]
-fn pass_raised(pipeline: &mut dyn DynPipeline<Bytes, Edge>, ch: &mut Channel) {
+fn pass_raised(pipeline: &mut OnTransport, ch: &Channel, out: &mut Edge<'_>) {
     while let Some((from, event)) = ch.next_raised_from(StageId::TRANSPORT) {
         let mut signal = Signal::Event(from, event);
-        pipeline.signal(ch, &mut Edge, &mut signal);
+        pipeline.signal(ch, out, &mut signal);
         if let Signal::Event(_, event) = &signal {
             ch.count_untaken(event);
         }

@@ -50,14 +50,14 @@ impl<In: 'static, Out: 'static> Service<In, Out> {
     }
 
     #[inline]
-    fn drive<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn drive<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         if let Some(driver) = &mut self.driver {
             // It never ends: it waits for the next request, or inside the present one.
             let _ = driver.as_mut().poll(&mut Context::from_waker(ch.waker()));
         }
         match self.exchange.reply.take() {
             None => return Step::Held,
-            Some(Ok(reply)) => out.write(ch, reply.into_inner()).unwrap_or_else(|error| ch.fail(error)),
+            Some(Ok(reply)) => out.write(reply.into_inner()).unwrap_or_else(|error| ch.fail(error)),
             Some(Err(error)) => ch.fail(error),
         }
         self.busy = false;
@@ -70,17 +70,17 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
     type Out = Out;
 
     #[inline]
-    fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
+    fn read<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, msg: In) -> Step {
         self.exchange.request.set(Some(Cell::new(msg)));
         self.busy = true;
         self.drive(ch, out)
     }
 
-    fn resume<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn resume<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         if self.busy { self.drive(ch, out) } else { Step::Ready }
     }
 
-    fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn end<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         if let Err(error) = self.operate(ch, out, Operation::Close) {
             ch.fail(error);
         }
@@ -88,34 +88,29 @@ impl<In: 'static, Out: 'static> Pipeline for Service<In, Out> {
     }
 
     #[inline]
-    fn read_complete<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O) {}
+    fn read_complete<O: Outbound<Out>>(&mut self, _ch: &Channel, _out: &mut O) {}
 
     #[inline]
-    fn flush<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
-        if let Err(error) = out.flush(ch) {
+    fn flush<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) {
+        if let Err(error) = out.flush() {
             ch.fail(error);
         }
     }
 
-    fn signal<O: Outbound<Out>>(&mut self, _ch: &mut Channel, _out: &mut O, signal: &mut Signal<'_>) {
+    fn signal<O: Outbound<Out>>(&mut self, _ch: &Channel, _out: &mut O, signal: &mut Signal<'_>) {
         if let Signal::Closed(_) = signal {
             self.driver = None; // cancels the request in progress
         }
     }
 
-    fn error<O: Outbound<Out>>(&mut self, ch: &mut Channel, _out: &mut O, error: Error) {
+    fn error<O: Outbound<Out>>(&mut self, ch: &Channel, _out: &mut O, error: Error) {
         ch.fail(error);
     }
 
-    fn operate<O: Outbound<Out>>(
-        &mut self,
-        ch: &mut Channel,
-        out: &mut O,
-        operation: Operation,
-    ) -> Result<()> {
+    fn operate<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, operation: Operation) -> Result<()> {
         match operation {
             Operation::Close if ch.is_closing() => Ok(()),
-            operation => out.operate(ch, operation),
+            operation => out.operate(operation),
         }
     }
 

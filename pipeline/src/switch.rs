@@ -70,11 +70,7 @@ impl<In: 'static, Out: 'static> SwitchKey<In, Out> {
     ///
     /// # Errors
     /// [`StageGone`](crate::StageGone), when the channel is closed.
-    pub fn switch(
-        &self,
-        channel: &mut Channel,
-        to: impl Pipeline<In = In, Out = Out> + 'static,
-    ) -> Result<()> {
+    pub fn switch(&self, channel: &Channel, to: impl Pipeline<In = In, Out = Out> + 'static) -> Result<()> {
         self.0.put(Successor::new(to))?;
         if self.0.is_of(channel.waker()) {
             channel.link.set_switching(true);
@@ -157,7 +153,7 @@ impl<In: 'static, Out: 'static> Switch<In, Out> {
     }
 
     /// After each call into the old pipeline: it is not running now, so it can go if no message is on its way in it.
-    fn settle(&mut self, ch: &mut Channel, out: &mut dyn Outbound<Out>, mut step: Step) -> Step {
+    fn settle(&mut self, ch: &Channel, out: &mut dyn Outbound<Out>, mut step: Step) -> Step {
         let mut out = out;
         loop {
             if !self.door.is_asked() {
@@ -206,7 +202,7 @@ impl<In: 'static, Out: 'static> Switch<In, Out> {
     }
 
     /// Tells the current pipeline of the end, once it is done with everything before that.
-    fn pass_end(&mut self, ch: &mut Channel, out: &mut dyn Outbound<Out>, step: Step) -> Step {
+    fn pass_end(&mut self, ch: &Channel, out: &mut dyn Outbound<Out>, step: Step) -> Step {
         let mut out = out;
         if step == Step::Held || self.end != End::Due {
             return step;
@@ -234,7 +230,7 @@ impl<In: 'static, Out: 'static> Pipeline for Switch<In, Out> {
     type Out = Out;
     const MAKES_MESSAGES: bool = true; // or what is above it counts them when it is called
 
-    fn read<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: In) -> Step {
+    fn read<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, msg: In) -> Step {
         if self.door.is_asked() && self.settle(ch, out, Step::Ready) == Step::Held {
             self.waiting = Some(msg);
             return Step::Held;
@@ -243,7 +239,7 @@ impl<In: 'static, Out: 'static> Pipeline for Switch<In, Out> {
         self.settle(ch, out, step)
     }
 
-    fn resume<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn resume<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         // What a task has asked for comes first: no byte is decoded by the old stages in between.
         let mut step = self.settle(ch, out, Step::Ready);
         if step == Step::Ready {
@@ -260,22 +256,22 @@ impl<In: 'static, Out: 'static> Pipeline for Switch<In, Out> {
         }
     }
 
-    fn end<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn end<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         self.end = End::Due;
         let step = if self.door.is_asked() { Step::Ready } else { self.pass_end(ch, out, Step::Ready) };
         self.settle(ch, out, step) // a successor is told instead
     }
 
-    fn read_complete<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+    fn read_complete<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) {
         self.current.read_complete(ch, &mut (out as &mut dyn Outbound<Out>));
     }
 
-    fn flush<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+    fn flush<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O) {
         self.door.look();
         self.current.flush(ch, &mut (out as &mut dyn Outbound<Out>));
     }
 
-    fn signal<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+    fn signal<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>) {
         match signal {
             Signal::Open => self.door.open(ch.waker().clone()),
             Signal::Closed(_) => self.door.close(),
@@ -285,16 +281,11 @@ impl<In: 'static, Out: 'static> Pipeline for Switch<In, Out> {
         self.current.signal(ch, &mut (out as &mut dyn Outbound<Out>), signal);
     }
 
-    fn error<O: Outbound<Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn error<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         self.current.error(ch, &mut (out as &mut dyn Outbound<Out>), error);
     }
 
-    fn operate<O: Outbound<Out>>(
-        &mut self,
-        ch: &mut Channel,
-        out: &mut O,
-        operation: Operation,
-    ) -> Result<()> {
+    fn operate<O: Outbound<Out>>(&mut self, ch: &Channel, out: &mut O, operation: Operation) -> Result<()> {
         self.current.operate(ch, &mut (out as &mut dyn Outbound<Out>), operation)
     }
 

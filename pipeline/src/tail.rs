@@ -158,7 +158,7 @@ impl<T: Tail> TailStage<T> {
     #[inline]
     fn with<O: Outbound<T::Out>, R>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         call: impl FnOnce(&mut T, &mut Context<'_, T::Out>) -> R,
     ) -> R {
@@ -167,7 +167,7 @@ impl<T: Tail> TailStage<T> {
 
     /// Writes what tasks have queued.
     #[inline]
-    fn drain<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, which: Queued) {
+    fn drain<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, which: Queued) {
         let Some(attachment) = &self.outbox else { return };
         let outbox = attachment.outbox();
         if which == Queued::All {
@@ -182,12 +182,12 @@ impl<T: Tail> TailStage<T> {
             && let Some(entry) = outbox.pop(own)
         {
             let result = match entry {
-                Entry::Close => out.operate(ch, Operation::Close),
-                Entry::CloseOutput => out.operate(ch, Operation::CloseOutput),
-                Entry::Promise(promise) => out.operate(ch, Operation::Promise(promise)),
-                Entry::Message(msg, None) => out.write(ch, msg),
+                Entry::Close => out.operate(Operation::Close),
+                Entry::CloseOutput => out.operate(Operation::CloseOutput),
+                Entry::Promise(promise) => out.operate(Operation::Promise(promise)),
+                Entry::Message(msg, None) => out.write(msg),
                 Entry::Message(msg, Some(promise)) => {
-                    out.write(ch, msg).and_then(|()| out.operate(ch, Operation::Promise(promise)))
+                    out.write(msg).and_then(|()| out.operate(Operation::Promise(promise)))
                 }
             };
             if let Err(error) = result {
@@ -198,7 +198,7 @@ impl<T: Tail> TailStage<T> {
     }
 
     #[cold]
-    fn fail<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn fail<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         if let Err(error) = self.with(ch, out, |tail, cx| tail.error(cx, error)) {
             ch.fail(error);
         }
@@ -209,20 +209,20 @@ impl<T: Tail> Pipeline for TailStage<T> {
     type In = T::In;
     type Out = T::Out;
 
-    #[inline]
-    fn read<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, msg: T::In) -> Step {
+    #[inline(always)]
+    fn read<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, msg: T::In) -> Step {
         if let Err(error) = self.tail.read(&mut Context::new(out, ch, self.id), msg) {
             self.fail(ch, out, error);
         }
         Step::Ready
     }
 
-    fn resume<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn resume<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         self.drain(ch, out, Queued::AsWritable);
         Step::Ready
     }
 
-    fn end<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) -> Step {
+    fn end<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) -> Step {
         self.drain(ch, out, Queued::All); // most tails close now
         if let Err(error) = self.with(ch, out, |tail, cx| tail.half_closed(cx)) {
             self.fail(ch, out, error);
@@ -231,21 +231,21 @@ impl<T: Tail> Pipeline for TailStage<T> {
     }
 
     #[inline]
-    fn read_complete<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+    fn read_complete<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) {
         if let Err(error) = self.with(ch, out, |tail, cx| tail.read_complete(cx)) {
             self.fail(ch, out, error);
         }
     }
 
     #[inline]
-    fn flush<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O) {
+    fn flush<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) {
         self.drain(ch, out, Queued::AsWritable);
-        if let Err(error) = out.flush(ch) {
+        if let Err(error) = out.flush() {
             self.fail(ch, out, error);
         }
     }
 
-    fn signal<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, signal: &mut Signal<'_>) {
+    fn signal<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, signal: &mut Signal<'_>) {
         let result = match signal {
             Signal::Name => {
                 self.id = ch.link.name_stage();
@@ -279,18 +279,18 @@ impl<T: Tail> Pipeline for TailStage<T> {
         }
     }
 
-    fn error<O: Outbound<T::Out>>(&mut self, ch: &mut Channel, out: &mut O, error: Error) {
+    fn error<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         self.fail(ch, out, error);
     }
 
     fn operate<O: Outbound<T::Out>>(
         &mut self,
-        ch: &mut Channel,
+        ch: &Channel,
         out: &mut O,
         operation: Operation,
     ) -> Result<()> {
         if let Operation::Bind(_) | Operation::Connect(_) = operation {
-            return out.operate(ch, operation); // a refusal is for whoever connects
+            return out.operate(operation); // a refusal is for whoever connects
         }
         if let Operation::Close | Operation::CloseOutput = operation {
             self.drain(ch, out, Queued::All);
