@@ -180,6 +180,7 @@ impl<H: Handler, N: Pipeline<In = H::Next, Out = H::Write>> Pipeline for Chain<H
     type Out = H::Out;
     const MAKES_MESSAGES: bool = N::MAKES_MESSAGES;
 
+    // Always: a message that is handed over by a call lies in memory, word by word, where copying it waits (4 ns).
     #[inline(always)]
     fn read<O: Outbound<H::Out>>(&mut self, ch: &Channel, out: &mut O, msg: H::In) -> Step {
         debug_assert!(self.held.is_nothing());

@@ -133,7 +133,7 @@ impl<P: Protocol> Coder<P> {
 }
 
 impl<P: Protocol, O: Outbound<Bytes>> Outbound<P::Item> for Encode<'_, P, O> {
-    #[inline(always)]
+    #[inline(always)] // where the tail is known, it has the encoder in it
     fn write(&mut self, item: P::Item) -> Result<()> {
         if !self.ch.link.takes_writes() {
             return Err(closed());

@@ -209,7 +209,7 @@ impl<T: Tail> Pipeline for TailStage<T> {
     type In = T::In;
     type Out = T::Out;
 
-    #[inline(always)]
+    #[inline(always)] // as those of all stages
     fn read<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, msg: T::In) -> Step {
         if let Err(error) = self.tail.read(&mut Context::new(out, ch, self.id), msg) {
             self.fail(ch, out, error);
