@@ -203,6 +203,7 @@ fn who_comes_and_goes_is_heard_and_names_are_free_again() {
     let ada = server.connect("ada");
     ada.say("is anybody there?");
     ada.hears_system("ada has come to lobby");
+    assert_eq!(ada.ask("#list"), "ada"); // and by now nobody was there on any core
     let alan = server.join("alan", "lobby");
     ada.hears_system("alan has come to lobby");
     assert_eq!(ada.ask("#list"), "ada, alan");
