@@ -197,6 +197,15 @@ impl<T: Tail> TailStage<T> {
         outbox.made_room();
     }
 
+    /// (Apart: behind a call that was shown the way out, each stage on it would be looked up again, by every tail.)
+    #[inline(never)]
+    fn flush_outbox<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) {
+        self.drain(ch, out, Queued::AsWritable);
+        if let Err(error) = out.flush() {
+            self.fail(ch, out, error);
+        }
+    }
+
     #[cold]
     fn fail<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O, error: Error) {
         if let Err(error) = self.with(ch, out, |tail, cx| tail.error(cx, error)) {
@@ -239,7 +248,9 @@ impl<T: Tail> Pipeline for TailStage<T> {
 
     #[inline]
     fn flush<O: Outbound<T::Out>>(&mut self, ch: &Channel, out: &mut O) {
-        self.drain(ch, out, Queued::AsWritable);
+        if self.outbox.is_some() {
+            return self.flush_outbox(ch, out);
+        }
         if let Err(error) = out.flush() {
             self.fail(ch, out, error);
         }
