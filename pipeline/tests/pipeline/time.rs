@@ -53,6 +53,18 @@ fn timers_come_in_order_to_the_stage_that_has_set_them() {
 }
 
 #[test]
+fn the_event_loop_is_asked_once_to_look_at_a_timer() {
+    let mut host = Host::new(codec(length()).then(Timers(vec![(1, 1), (2, 3)])).tail(Echo));
+    let first = host.runner.timer_to_arm().unwrap();
+    assert_eq!(host.runner.timer_to_arm(), None, "it was asked");
+    host.feed(frame("9")).run();
+    assert_eq!(host.runner.timer_to_arm(), None, "nothing has changed");
+    host.advance(SECOND * 2);
+    assert_eq!(host.runner.timer_to_arm(), Some(first + SECOND * 2), "the first has come");
+    assert_eq!(host.runner.timer_to_arm(), None);
+}
+
+#[test]
 fn a_slot_that_changes_takes_its_timers_with_it() {
     let key = SlotKey::new();
     let mut host = Host::new(codec(length()).slot(&key, Timers(vec![(1, 1)])).tail(Echo));

@@ -1,7 +1,10 @@
 //! User events: where they go, in what order, and what becomes of those that nobody takes.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::Waker;
+use std::time::Instant;
 
 use bytes::Bytes;
 use perihelion_pipeline::*;
@@ -83,6 +86,47 @@ fn an_event_comes_before_a_message_or_between_two() {
         let event = format!("event {at}");
         assert_eq!(order(at), ["read", &event, "read", &event]);
     }
+}
+
+#[test]
+fn codecs_on_each_other_each_pass_on_the_events_of_their_own_stages() {
+    let log = Log::default();
+    let raiser = || Raiser { at: "read" };
+    let mut host = Host::new(
+        codec(length()).then(raiser()).codec(length()).then(raiser()).then(spy("above", &log)).tail(Echo),
+    );
+    log.take();
+    host.feed(frame(frame("1"))).run();
+    let events = log.take().iter().filter(|line| *line == "above:event read").count();
+    assert_eq!((events, host.channel.take_untaken_events()), (2, 2));
+}
+
+#[test]
+fn what_is_raised_before_a_panic_reaches_no_other_channel() {
+    struct Panics;
+    impl Tail for Panics {
+        type In = Bytes;
+        type Out = Bytes;
+        fn read(&mut self, cx: &mut Context<'_, Bytes>, _msg: Bytes) -> Result<()> {
+            cx.raise("too late");
+            panic!("on purpose")
+        }
+    }
+    let log = Log::default();
+    let mut channel = Channel::new(Limits::default());
+    let mut panics = Runner::new(codec(length()).tail(Panics), &channel);
+    let mut other = Runner::new(codec(length()).then(spy("other", &log)).tail(Echo), &channel);
+    for runner in [&mut panics, &mut other] {
+        channel.prepare(Instant::now(), Waker::noop().clone());
+        runner.open(&mut channel);
+    }
+    let received = catch_unwind(AssertUnwindSafe(|| panics.received(&mut channel, frame("1").into())));
+    assert!(received.is_err());
+    channel.prepare(Instant::now(), Waker::noop().clone());
+    other.received(&mut channel, frame("1").into());
+    assert!(!other.finish_turn(&mut channel));
+    assert!(!log.take().iter().any(|line| line.contains("event")));
+    assert_eq!(channel.take_untaken_events(), 0);
 }
 
 /// Takes events of one type.
